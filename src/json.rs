@@ -1,0 +1,162 @@
+//! A slice as JSON: the keys, their order and their notation are those that
+//! CCNP's published clients read; the last five of an event are for people.
+//!
+//! The reference server's oddities are kept because its verifiers parse them:
+//! `Digests` holds decimal bytes in brackets, `AlgorithmId` is that of the last
+//! digest, `Header.DigestCount` is always 0.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
+use crate::log::payload::{describe, hex};
+use crate::log::{algorithm, event_type, Event, Log, Registers, Slice, SpecId};
+
+/// Writes the slice, one JSON object on one line.
+pub fn write<B: AsRef<[u8]>>(
+    slice: &Slice<'_, B>,
+    registers: Registers,
+    to: &mut dyn Write,
+) -> serde_json::Result<()> {
+    serde_json::to_writer(to, &Json { slice, registers })
+}
+
+struct Json<'s, 'l, B> {
+    slice: &'s Slice<'l, B>,
+    registers: Registers,
+}
+
+impl<B: AsRef<[u8]>> Serialize for Json<'_, '_, B> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let log: &Log<B> = self.slice.log();
+        let header = log.spec_id().map(|spec_id| JsonHeader {
+            spec_id,
+            bytes: log.header_bytes(),
+            registers: self.registers,
+        });
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("Header", &header)?;
+        map.serialize_entry("EventLogs", &JsonEvents(self))?;
+        map.end()
+    }
+}
+
+struct JsonHeader<'a> {
+    spec_id: &'a SpecId,
+    bytes: &'a [u8],
+    registers: Registers,
+}
+
+impl Serialize for JsonHeader<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sizes: BTreeMap<String, u16> = self
+            .spec_id
+            .algorithms
+            .iter()
+            .rev()
+            .map(|a| (a.algorithm.to_string(), a.size))
+            .collect();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("Address", &0)?;
+        map.serialize_entry("Length", &self.bytes.len())?;
+        map.serialize_entry("HeaderData", &Base64(self.bytes))?;
+        map.serialize_entry(
+            register_key(self.registers),
+            &self.registers.number(self.spec_id.index),
+        )?;
+        map.serialize_entry("Etype", &event_type::EV_NO_ACTION)?;
+        map.serialize_entry("DigestCount", &0)?;
+        map.serialize_entry("DigestSizes", &sizes)?;
+        map.end()
+    }
+}
+
+struct JsonEvents<'j, 's, 'l, B>(&'j Json<'s, 'l, B>);
+
+impl<B: AsRef<[u8]>> Serialize for JsonEvents<'_, '_, '_, B> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.slice.count()))?;
+        for event in self.0.slice.events() {
+            list.serialize_element(&JsonEvent { event, registers: self.0.registers })?;
+        }
+        list.end()
+    }
+}
+
+struct JsonEvent<'a> {
+    event: Event<'a>,
+    registers: Registers,
+}
+
+impl Serialize for JsonEvent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let JsonEvent { event, registers } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(register_key(*registers), &registers.number(event.index))?;
+        map.serialize_entry("Etype", &event.event_type)?;
+        map.serialize_entry("DigestCount", &event.digests().count())?;
+        map.serialize_entry(
+            "Digests",
+            &event.digests().map(|d| Decimal(d.bytes)).collect::<Vec<_>>(),
+        )?;
+        map.serialize_entry("Data", &Base64(event.bytes))?;
+        map.serialize_entry("Event", &Base64(event.data))?;
+        map.serialize_entry("Length", &event.bytes.len())?;
+        map.serialize_entry("EventSize", &event.data.len())?;
+        map.serialize_entry("AlgorithmId", &event.digests().last().map_or(0, |d| d.algorithm))?;
+        map.serialize_entry("Position", &event.position)?;
+        map.serialize_entry("Register", &registers.name(event.index))?;
+        map.serialize_entry("EventType", &event_type::name(event.event_type))?;
+        map.serialize_entry("DigestsByAlgorithm", &ByAlgorithm(event))?;
+        map.serialize_entry("Description", &describe(event))?;
+        map.end()
+    }
+}
+
+struct ByAlgorithm<'a>(&'a Event<'a>);
+
+impl Serialize for ByAlgorithm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer
+            .collect_map(self.0.digests().map(|d| (algorithm::name(d.algorithm), hex(d.bytes))))
+    }
+}
+
+fn register_key(registers: Registers) -> &'static str {
+    match registers {
+        Registers::Rtmr => "Rtmr",
+        Registers::Pcr => "Pcr",
+    }
+}
+
+struct Base64<'a>(&'a [u8]);
+
+impl Serialize for Base64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
+}
+
+/// Go's `%v` of a byte slice: `[11 135 73]`.
+struct Decimal<'a>(&'a [u8]);
+
+impl Serialize for Decimal<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Decimal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (at, byte) in self.0.iter().enumerate() {
+            let space = if at > 0 { " " } else { "" };
+            write!(f, "{space}{byte}")?;
+        }
+        f.write_str("]")
+    }
+}

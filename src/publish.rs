@@ -1,0 +1,331 @@
+//! A slice → two files, `NAME.json` and `NAME.bin`, under a name that their
+//! content decides.
+//!
+//! Content decides the name, so a path that was once answered never changes under
+//! its reader and equal requests share one file. A file is written under a
+//! temporary name, made durable, and only then renamed: whoever is killed or runs
+//! out of disk on the way leaves nothing half under a final name. Nothing that
+//! stands at a final name is ever overwritten.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use nix::fcntl::{renameat2, Flock, FlockArg, RenameFlags};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::log::payload::hex;
+
+/// Readable by root and the group that the directory hands down.
+const FILE_MODE: u32 = 0o640;
+/// With the setgid bit, so that files belong to the directory's group: giving
+/// them to it by hand would take a capability.
+const DIRECTORY_MODE: u32 = 0o2750;
+const LOCK: &str = ".lock";
+const TEMPORARY: &str = ".tmp-";
+/// 16 hexadecimal digits of SHA-256 in a file's name.
+const HASH_BYTES: usize = 8;
+
+/// The one writer of an output directory.
+#[derive(Debug)]
+pub struct Publisher {
+    directory: PathBuf,
+    /// How many slices are kept.
+    keep: usize,
+    kept: Mutex<Kept>,
+    temporary: AtomicU64,
+    /// Held as long as we live; the kernel frees it when we do not.
+    _lock: Flock<File>,
+}
+
+/// The published slices by name, each with the turn it was last served at.
+#[derive(Debug, Default)]
+struct Kept {
+    served: HashMap<String, u64>,
+    turn: u64,
+}
+
+impl Kept {
+    fn serve(&mut self, name: &str) {
+        self.turn = self.turn.saturating_add(1);
+        match self.served.get_mut(name) {
+            Some(turn) => *turn = self.turn,
+            None => {
+                self.served.insert(name.to_owned(), self.turn);
+            }
+        }
+    }
+
+    fn oldest_beyond(&mut self, keep: usize) -> Option<String> {
+        if self.served.len() <= keep {
+            return None;
+        }
+        let oldest = self.served.iter().min_by_key(|(_, turn)| **turn)?.0.clone();
+        self.served.remove(&oldest);
+        Some(oldest)
+    }
+}
+
+impl Publisher {
+    /// Takes possession of `directory`: creates it where it is missing, locks it
+    /// against a second server, sweeps what a dead one left half-written, and
+    /// takes over the slices it published.
+    pub fn open(directory: &Path, keep: usize) -> Result<Publisher> {
+        let failed = |source| Error::OutputDir { path: directory.to_owned(), source };
+        create(directory).map_err(failed)?;
+        let lock = lock(directory)?;
+        let mut slices = Vec::new();
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let file_name = entry.file_name();
+            let Some(name) = file_name.to_str() else { continue };
+            if name.starts_with(TEMPORARY) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            } else if let Some(slice) = slice_name(name) {
+                let modified = entry.metadata().and_then(|metadata| metadata.modified());
+                slices.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), slice.to_owned()));
+            }
+        }
+        slices.sort();
+        let mut kept = Kept::default();
+        for (_, slice) in &slices {
+            kept.serve(slice);
+        }
+        let publisher = Publisher {
+            directory: directory.to_owned(),
+            keep,
+            kept: Mutex::new(kept),
+            temporary: AtomicU64::new(0),
+            _lock: lock,
+        };
+        publisher.evict();
+        Ok(publisher)
+    }
+
+    /// Publishes a slice and answers with the path of its JSON.
+    ///
+    /// `prefix` is the part of the name that says what the slice is of; `json`
+    /// writes the JSON, and `bin` is the slice's own bytes in pieces.
+    pub fn publish(
+        &self,
+        prefix: &str,
+        json: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        bin: &[&[u8]],
+    ) -> Result<PathBuf> {
+        let failed = |source| self.failed(source);
+        let mut json_file = Temporary::create(self).map_err(failed)?;
+        json(&mut json_file).map_err(failed)?;
+        let mut bin_file = Temporary::create(self).map_err(failed)?;
+        for piece in bin {
+            bin_file.write_all(piece).map_err(failed)?;
+        }
+        let name = format!("{prefix}-{}", json_file.hash());
+        // The path that is answered comes last: where it stands, the other does.
+        bin_file.rename(&self.path(&name, "bin"))?;
+        let path = self.path(&name, "json");
+        json_file.rename(&path)?;
+        self.kept().serve(&name);
+        self.evict();
+        Ok(path)
+    }
+
+    /// Notes that a published slice is served again; `false` where somebody
+    /// deleted it.
+    pub fn serve_again(&self, path: &Path) -> bool {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { return false };
+        let stands =
+            |ending| fs::symlink_metadata(self.path(name, ending)).is_ok_and(|m| m.is_file());
+        if !stands("json") || !stands("bin") {
+            return false;
+        }
+        self.kept().serve(name);
+        true
+    }
+
+    /// Removes slices beyond the bound, the one that was served longest ago first.
+    fn evict(&self) {
+        let mut kept = self.kept();
+        while let Some(name) = kept.oldest_beyond(self.keep) {
+            for ending in ["json", "bin"] {
+                let path = self.path(&name, ending);
+                match fs::remove_file(&path) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => ::log::warn!("cannot remove {}: {error}", path.display()),
+                }
+            }
+        }
+    }
+
+    fn path(&self, name: &str, ending: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{ending}"))
+    }
+
+    /// A panic elsewhere leaves at worst one slice uncounted, which the next start
+    /// finds again: no reason to stop serving.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        let path = self.directory.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ReadOnlyFilesystem => Error::OutputDir { path, source },
+            _ => Error::Publish { path, source },
+        }
+    }
+}
+
+fn create(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+    // The umask took part in the mode above.
+    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+}
+
+/// Temporary files may be swept only by who is alone in the directory.
+fn lock(directory: &Path) -> Result<Flock<File>> {
+    let failed = |source| Error::OutputDir { path: directory.to_owned(), source };
+    let path = directory.join(LOCK);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(failed)?;
+    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => file,
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let path = directory.to_owned();
+            return Err(Error::OutputDirInUse { path, holder: holder.trim().to_owned() });
+        }
+        Err((_, error)) => return Err(failed(error.into())),
+    };
+    file.set_len(0).map_err(failed)?;
+    writeln!(file, "process {}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+/// The name without its ending, where it is one that [`Publisher::publish`] gives:
+/// `<tdx|tpm>-<paas|saas>-<first>-<count>-<16 hexadecimal digits>`.
+fn slice_name(file_name: &str) -> Option<&str> {
+    let name = file_name.strip_suffix(".json").or_else(|| file_name.strip_suffix(".bin"))?;
+    let parts: Vec<&str> = name.split('-').collect();
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match parts.as_slice() {
+        ["tdx" | "tpm", "paas" | "saas", first, count, hash]
+            if number(first)
+                && number(count)
+                && hash.len() == HASH_BYTES.saturating_mul(2)
+                && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+        {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+/// A file on its way to a final name. Dropped before it has one, it is removed.
+struct Temporary {
+    path: PathBuf,
+    writer: BufWriter<File>,
+    hash: Sha256,
+}
+
+impl Temporary {
+    fn create(publisher: &Publisher) -> io::Result<Temporary> {
+        let number = publisher.temporary.fetch_add(1, Ordering::Relaxed);
+        let path = publisher.directory.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)?;
+        // The unit's umask is 0077, and the group is to read.
+        let temporary = Temporary { path, writer: BufWriter::new(file), hash: Sha256::new() };
+        temporary.writer.get_ref().set_permissions(Permissions::from_mode(FILE_MODE))?;
+        Ok(temporary)
+    }
+
+    fn hash(&self) -> String {
+        let digest = self.hash.clone().finalize();
+        hex(digest.get(..HASH_BYTES).unwrap_or_default())
+    }
+
+    /// Gives the file its final name. Where a file of that name and content stands
+    /// already, that one is kept; anything else there is somebody else's.
+    fn rename(mut self, to: &Path) -> Result<()> {
+        let failed = |source| Error::Publish { path: to.to_owned(), source };
+        self.writer.flush().map_err(failed)?;
+        self.writer.get_ref().sync_all().map_err(failed)?;
+        match renameat2(None, &self.path, None, to, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => Ok(()),
+            Err(nix::errno::Errno::EEXIST) if is_copy(&self.path, to).unwrap_or(false) => Ok(()),
+            Err(nix::errno::Errno::EEXIST) => Err(Error::Foreign { path: to.to_owned() }),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+}
+
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Drop for Temporary {
+    /// After a successful rename there is nothing of this name any more.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether `other` is a regular file with the same bytes; a symlink is not.
+fn is_copy(path: &Path, other: &Path) -> io::Result<bool> {
+    let mut other = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(other)?;
+    let metadata = other.metadata()?;
+    if !metadata.is_file() || metadata.len() != fs::metadata(path)?.len() {
+        return Ok(false);
+    }
+    let mut ours = File::open(path)?;
+    let (mut left, mut right) = ([0; 8192], [0; 8192]);
+    loop {
+        let read = ours.read(&mut left)?;
+        let (Some(left), Some(right)) = (left.get(..read), right.get_mut(..read)) else {
+            return Ok(false);
+        };
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(right)?;
+        if left != right {
+            return Ok(false);
+        }
+    }
+}
