@@ -130,13 +130,9 @@ fn run(options: Options) -> Result<()> {
         },
         idle_exit: (options.idle_exit > 0).then(|| Duration::from_secs(options.idle_exit.into())),
     };
-    let mut server = Server::start(Eventlog::new(sources, publisher), settings)?;
+    let server = Server::start(Eventlog::new(sources, publisher), settings)?;
     let status = server.status();
     log::info!("{status}");
     systemd::ready(&status);
-    let why = server.serve(&listener, &signals)?;
-    // Connections that come from now on are the next instance's.
-    drop(listener);
-    server.drain(why);
-    Ok(())
+    server.serve(listener, &signals)
 }

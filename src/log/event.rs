@@ -21,6 +21,9 @@ pub const SPEC_ID_SIGNATURE: &[u8; 16] = b"Spec ID Event03\0";
 /// from making every later look-up slow.
 const MOST_ALGORITHMS: u32 = 32;
 
+/// Identifier and digest size of a declared algorithm.
+const DECLARED_ALGORITHM_SIZE: usize = 4;
+
 /// The fixed fields of an event in a crypto-agile log up to its digests: index,
 /// type, digest count.
 const AGILE_FIXED: usize = 12;
@@ -289,13 +292,18 @@ impl SpecId {
         let errata = fields.u8().ok_or(past_end)?;
         let uintn_size = fields.u8().ok_or(past_end)?;
         let count = fields.u32().ok_or(past_end)?;
+        if count > MOST_ALGORITHMS {
+            let room = fields.rest().len() / DECLARED_ALGORITHM_SIZE;
+            let fits = usize::try_from(count).is_ok_and(|count| count <= room);
+            return Err(match fits {
+                true => Defect::TooManyAlgorithms { count },
+                false => Defect::AlgorithmsPastEnd { count },
+            });
+        }
         let mut algorithms = Vec::new();
         for _ in 0..count {
             let declared = fields.u16().zip(fields.u16());
             let (algorithm, size) = declared.ok_or(Defect::AlgorithmsPastEnd { count })?;
-            if count > MOST_ALGORITHMS {
-                return Err(Defect::TooManyAlgorithms { count });
-            }
             algorithms.push(DeclaredAlgorithm { algorithm, size });
         }
         let mut header = SpecId {

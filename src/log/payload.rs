@@ -14,6 +14,9 @@ const LONGEST: usize = 200;
 /// As many as a line has room for.
 const MOST_PARTITIONS: u64 = 4;
 
+/// UEFI 2.10 §5.3.2: 128 bytes, or that times a power of two.
+const SMALLEST_PARTITION_ENTRY: u32 = 128;
+
 /// Why data could not be read as its event type says.
 type Undecodable = &'static str;
 
@@ -70,14 +73,7 @@ fn decode(event_type: u32, data: &[u8]) -> Result<String, Undecodable> {
         EV_EFI_PLATFORM_FIRMWARE_BLOB2 => blob2(data),
         EV_EFI_HANDOFF_TABLES => tables(&mut Reader::new(data)),
         EV_EFI_HANDOFF_TABLES2 => tables2(data),
-        EV_S_CRTM_VERSION
-        | EV_ACTION
-        | EV_COMPACT_HASH
-        | EV_IPL
-        | EV_OMIT_BOOT_DEVICE_EVENTS
-        | EV_EFI_ACTION
-        | EV_EFI_HCRTM_EVENT => Ok(text(data)),
-        _ if is_text(data) => Ok(text(data)),
+        _ if is_text(data) || is_utf16(data) => Ok(text(data)),
         _ => Ok(format!("{} bytes", data.len())),
     }
 }
@@ -191,10 +187,14 @@ fn partitions(data: &[u8]) -> Result<String, Undecodable> {
     let mut reader = Reader::new(data);
     let header = reader.take(92).ok_or("partition table shorter than its header")?;
     let count = reader.u64().ok_or("partition table without a count")?;
-    let entry_size = Reader::at(header, 84).u32().unwrap_or(0);
+    let entry_size = Reader::at(header, 84).u32().unwrap_or(0).max(SMALLEST_PARTITION_ENTRY);
+    let room = reader.rest().len() as u64 / u64::from(entry_size);
+    if count > room {
+        return Err("more partitions than data");
+    }
     let mut names = Vec::new();
     for _ in 0..count.min(MOST_PARTITIONS) {
-        let entry = reader.take_u32(entry_size).ok_or("more partitions than data")?;
+        let entry = reader.take_u32(entry_size).unwrap_or_default();
         let name = Reader::at(entry, 56).take(72).map(utf16).unwrap_or_default();
         names.push(name);
     }

@@ -42,12 +42,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process or the machine is out of descriptors:
 /// the listener stays readable all the while, and the loop would spin.
 const REST: Duration = Duration::from_millis(100);
+/// Connections accepted before the loop looks at what else has happened.
+const MOST_ACCEPTED_AT_ONCE: usize = 16;
 /// The status line follows what happens at this distance.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// How long calls under way may take to finish once we are told to stop; what then
-/// still runs is cancelled and gets a moment more.
+/// After this time on one connection a client is told to open another (HTTP/2
+/// GOAWAY, which gRPC clients follow without failing a call). It is how a server
+/// that stops gets rid of lasting connections: gRPC core's own shutdown would fail
+/// the calls that cross it on the way.
+const CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// How long connections may take to end once we are told to stop: longer than
+/// their age, and with [`SHUT_DOWN`] less than the 5 s that stopping may take.
 const DRAIN: Duration = Duration::from_secs(4);
-const CANCEL: Duration = Duration::from_millis(500);
+const SHUT_DOWN: Duration = Duration::from_millis(500);
 
 /// Marks in the epoll set; connections count on from the last.
 const LISTENER: u64 = 0;
@@ -61,13 +68,6 @@ pub struct Settings {
     pub limits: Limits,
     /// Exit after so long without a connection; `None`: never.
     pub idle_exit: Option<Duration>,
-}
-
-/// Why the server stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    Signal,
-    Idle,
 }
 
 /// Takes SIGTERM and SIGINT out of the ordinary course, for [`Server::serve`] to
@@ -103,6 +103,7 @@ impl Server {
             .max_receive_message_len(MOST_REQUEST_BYTES)
             .max_concurrent_stream(MOST_STREAMS)
             .http2_min_recv_ping_interval_without_data(PING_INTERVAL)
+            .raw_cfg_int(c"grpc.max_connection_age_ms".into(), CONNECTION_AGE.as_millis() as i32)
             .build_args();
         let (eventlog, health, peers) =
             (Arc::new(eventlog), Arc::new(Health::default()), Peers::default());
@@ -131,34 +132,44 @@ impl Server {
         )
     }
 
-    /// Serves connections of `listener` until told to stop.
-    pub fn serve(&mut self, listener: &Listener, signals: &SignalFd) -> Result<Stop> {
+    /// Serves connections of `listener` until told to stop, and then lets the calls
+    /// under way finish. Connections that come from that moment on are the next
+    /// instance's: they wait in the socket's backlog.
+    pub fn serve(mut self, listener: Listener, signals: &SignalFd) -> Result<()> {
         let failed = |error: Errno| Error::System { call: "epoll", source: error.into() };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let readable = |mark| EpollEvent::new(EpollFlags::EPOLLIN, mark);
-        epoll.add(listener, readable(LISTENER)).map_err(failed)?;
+        epoll.add(&listener, readable(LISTENER)).map_err(failed)?;
         epoll.add(signals, readable(SIGNALS)).map_err(failed)?;
 
+        let mut listener = Some(listener);
+        let mut listening = true;
+        let mut rest: Option<Timer> = None;
         let mut watchdog = systemd::watchdog_interval().map(Timer::new);
+        let mut idle = self.settings.idle_exit.map(Timer::new);
+        let mut drain: Option<Timer> = None;
         let mut status = Timer::new(STATUS_EVERY);
         let mut told = self.status();
-        let mut rest: Option<Timer> = None;
-        let mut idle = self.settings.idle_exit.map(Timer::new);
-        let mut listening = true;
         let mut happened = false;
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let status_due = happened.then_some(&status);
-            let timers = [watchdog.as_ref(), rest.as_ref(), idle.as_ref(), status_due];
-            let ready = match epoll.wait(&mut events, soonest(timers)) {
+            let timers = [&watchdog, &rest, &idle, &drain].map(Option::as_ref);
+            let ready = match epoll.wait(&mut events, soonest(timers, status_due)) {
                 Err(Errno::EINTR) => 0,
                 ready => ready.map_err(failed)?,
             };
+            let mut stop = None;
             for event in events.iter().take(ready) {
                 happened = true;
                 match event.data() {
-                    LISTENER => rest = self.accept(&epoll, listener),
-                    SIGNALS => return Ok(Stop::Signal),
+                    LISTENER => {
+                        rest = listener.as_ref().and_then(|socket| self.accept(&epoll, socket));
+                    }
+                    SIGNALS => {
+                        let _ = signals.read_signal();
+                        stop = Some("told to stop");
+                    }
                     connection => {
                         if let Some(watched) = self.connections.remove(connection) {
                             // gRPC core still has its descriptor of the same socket,
@@ -171,7 +182,24 @@ impl Server {
             if watchdog.as_mut().is_some_and(Timer::is_due) {
                 systemd::watchdog_ping();
             }
-            if happened && status.is_due() {
+            if let Some(idle) = &mut idle {
+                if self.connections.len() > 0 {
+                    idle.restart();
+                } else if idle.is_due() {
+                    stop = Some("idle");
+                }
+            }
+            if let (Some(reason), Some(socket)) = (stop, listener.take_if(|_| stop.is_some())) {
+                // systemd keeps the socket open, so it would stay in the set.
+                epoll.delete(&socket).map_err(failed)?;
+                drop(socket);
+                self.begin_to_stop(reason);
+                drain = Some(Timer::new(DRAIN));
+            }
+            if drain.is_some_and(|drain| drain.is_over() || self.connections.len() == 0) {
+                break;
+            }
+            if happened && status.is_due() && drain.is_none() {
                 let now = self.status();
                 if now != told {
                     systemd::status(&now);
@@ -179,27 +207,27 @@ impl Server {
                 }
                 happened = false;
             }
-            if let Some(idle) = &mut idle {
-                if self.connections.len() > 0 {
-                    idle.restart();
-                } else if idle.is_due() {
-                    return Ok(Stop::Idle);
-                }
-            }
             rest = rest.filter(|rest| !rest.is_over());
             let listen = rest.is_none() && !self.connections.is_full();
-            if listen != listening {
+            if let (Some(socket), true) = (&listener, listen != listening) {
                 let interest = if listen { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-                epoll.modify(listener, &mut EpollEvent::new(interest, LISTENER)).map_err(failed)?;
+                epoll.modify(socket, &mut EpollEvent::new(interest, LISTENER)).map_err(failed)?;
                 listening = listen;
             }
         }
+        self.shut_down();
+        Ok(())
     }
 
-    /// Accepts what waits, as far as the limits go; the rest stays in the backlog.
+    /// Accepts some of what waits, as far as the limits go; the rest stays in the
+    /// backlog. Only some, since of a long backlog many have hung up again, and
+    /// these must be seen off before they count against the living.
     /// Answers how long to leave the listener alone, where accepting fails.
     fn accept(&mut self, epoll: &Epoll, listener: &Listener) -> Option<Timer> {
-        while !self.connections.is_full() {
+        for _ in 0..MOST_ACCEPTED_AT_ONCE {
+            if self.connections.is_full() {
+                break;
+            }
             let (stream, peer) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
@@ -241,28 +269,27 @@ impl Server {
         None
     }
 
-    /// Lets the calls under way finish and takes no new ones. Returns once all of
-    /// them ended, or were cancelled because they would not.
-    pub fn drain(mut self, why: Stop) {
-        self.health.drain();
-        let reason = match why {
-            Stop::Signal => "told to stop",
-            Stop::Idle => "idle",
-        };
+    /// Tells systemd and the watchers of our health.
+    fn begin_to_stop(&self, reason: &str) {
         let status = format!("Stopping ({reason}); {} connections open", self.connections.len());
         log::info!("{status}");
         systemd::stopping(&status);
+        self.health.drain();
+    }
+
+    /// Ends gRPC core's work; calls that still run are cancelled.
+    fn shut_down(&mut self) {
         let shutdown = self.grpc.shutdown();
-        let (done, drained) = mpsc::channel();
+        let (done, finished) = mpsc::channel();
         thread::spawn(move || {
             let _ = futures_executor::block_on(shutdown);
             let _ = done.send(());
         });
-        if drained.recv_timeout(DRAIN).is_err() {
-            log::warn!("calls still under way after {DRAIN:?} are cancelled");
+        if self.connections.len() > 0 {
+            log::warn!("{} connections are cut off", self.connections.len());
             self.grpc.cancel_all_calls();
-            let _ = drained.recv_timeout(CANCEL);
         }
+        let _ = finished.recv_timeout(SHUT_DOWN);
     }
 }
 
@@ -302,8 +329,11 @@ impl Timer {
 
 /// How long epoll may wait: until the first of the timers, a millisecond more so
 /// that it is over then, or for ever where there is none.
-fn soonest<'t>(timers: impl IntoIterator<Item = Option<&'t Timer>>) -> EpollTimeout {
-    let left = timers.into_iter().flatten().map(Timer::left).min();
+fn soonest<'t, const N: usize>(
+    timers: [Option<&'t Timer>; N],
+    one_more: Option<&'t Timer>,
+) -> EpollTimeout {
+    let left = timers.into_iter().chain([one_more]).flatten().map(Timer::left).min();
     left.map_or(EpollTimeout::NONE, |left| {
         let left = left.saturating_add(Duration::from_millis(1));
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
