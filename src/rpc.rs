@@ -4,7 +4,18 @@
 use grpcio::{Marshaller, Method, MethodType};
 use protobuf::Message;
 
-include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
+pub use generated::{eventlog, health, reflection, reflection_v1alpha};
+
+/// What build.rs generates keeps no lints of ours.
+#[allow(
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
+}
 
 use eventlog::{GetEventlogReply, GetEventlogRequest};
 use health::{HealthCheckRequest, HealthCheckResponse};

@@ -9,7 +9,15 @@ const LAYERS: [&str; 9] =
 
 /// The same within `log`; and `server` is put together by its `mod.rs` alone.
 const LOG: [&str; 9] = [
-    "reader", "algorithm", "event_type", "register", "event", "payload", "slice", "warning", "write",
+    "reader",
+    "algorithm",
+    "event_type",
+    "register",
+    "event",
+    "payload",
+    "slice",
+    "warning",
+    "write",
 ];
 const SERVER: [&str; 5] = ["listener", "connections", "service", "health", "reflection"];
 
@@ -41,7 +49,10 @@ fn code(path: &Path) -> String {
 /// and `crate::{json, log}` both.
 fn uses(code: &str, prefix: &str) -> Vec<String> {
     let word = |text: &str| {
-        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+        text.trim_start()
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
     };
     let mut names = Vec::new();
     for (at, _) in code.match_indices(prefix) {
@@ -116,7 +127,12 @@ fn unsafe_stands_in_two_files_and_says_why() {
     for path in rust_files(&src) {
         let text = fs::read_to_string(&path).unwrap();
         let blocks = code(&path).matches("unsafe {").count();
-        assert_eq!(code(&path).matches("unsafe ").count(), blocks, "{}: blocks only", path.display());
+        assert_eq!(
+            code(&path).matches("unsafe ").count(),
+            blocks,
+            "{}: blocks only",
+            path.display()
+        );
         if blocks > 0 {
             let reasons = text.matches("// SAFETY:").count();
             assert_eq!(reasons, blocks, "{}: a reason for each block", path.display());

@@ -61,7 +61,8 @@ fn events() -> impl Strategy<Value = Vec<naive::Event>> {
     let event = (index, kind, digests, vec(any::<u8>(), 0..200));
     let honest = |(index, kind, digests, _): &naive::Event| {
         let digests: &Vec<(u16, Vec<u8>)> = digests;
-        (*index, *kind) != (u32::MAX, u32::MAX) && !((*index, *kind) == (0, 0) && digests.is_empty())
+        (*index, *kind) != (u32::MAX, u32::MAX)
+            && !((*index, *kind) == (0, 0) && digests.is_empty())
     };
     vec(event.prop_filter("padding", honest), 0..12)
 }

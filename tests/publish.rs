@@ -192,12 +192,13 @@ fn kill_nine_in_the_middle_of_publishing_leaves_nothing_half() {
         assert!(names(&server.output()).iter().all(|name| !name.starts_with(".tmp-")), "swept");
         let socket = server.socket();
         let caller = std::thread::spawn(move || {
-            (1..50).take_while(|count| {
-                common::server::get(&socket, TDX, *count, 1000 + count).is_ok()
-            }).count()
+            (1..50)
+                .take_while(|count| common::server::get(&socket, TDX, *count, 1000 + count).is_ok())
+                .count()
         });
         server.until("something is being published", || {
-            names(&server.output()).iter().any(|name| name.starts_with(".tmp-")) || caller.is_finished()
+            names(&server.output()).iter().any(|name| name.starts_with(".tmp-"))
+                || caller.is_finished()
         });
         std::thread::sleep(Duration::from_micros(round * 700));
         server.signal(Signal::SIGKILL);

@@ -92,7 +92,8 @@ fn a_request_beyond_the_limit_is_refused() {
     let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
         .connect(&format!("unix:{}", server.socket().display()));
     let client = Client::new(channel);
-    let (mut sink, mut replies) = client.duplex_streaming(&REFLECTION, CallOption::default()).unwrap();
+    let (mut sink, mut replies) =
+        client.duplex_streaming(&REFLECTION, CallOption::default()).unwrap();
     let request = ServerReflectionRequest {
         message_request: Some(Message_request::FileByFilename("x".repeat(1 << 20))),
         ..Default::default()

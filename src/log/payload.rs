@@ -188,7 +188,7 @@ fn partitions(data: &[u8]) -> Result<String, Undecodable> {
     let header = reader.take(92).ok_or("partition table shorter than its header")?;
     let count = reader.u64().ok_or("partition table without a count")?;
     let entry_size = Reader::at(header, 84).u32().unwrap_or(0).max(SMALLEST_PARTITION_ENTRY);
-    let room = reader.rest().len() as u64 / u64::from(entry_size);
+    let room = (reader.rest().len() as u64).checked_div(entry_size.into()).unwrap_or(0);
     if count > room {
         return Err("more partitions than data");
     }

@@ -65,6 +65,10 @@ impl Connections {
         self.open.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Whether no further connection may be accepted for now.
     pub fn is_full(&self) -> bool {
         self.open.len() >= self.limits.connections

@@ -25,6 +25,12 @@ pub struct Peer {
     pub gid: u32,
 }
 
+impl Peer {
+    /// Stands for one that hung up before its call was answered: no process has
+    /// these numbers (credentials(7): -1 is never an identifier).
+    pub const GONE: Peer = Peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
+}
+
 /// A listening unix socket.
 #[derive(Debug)]
 pub struct Listener {

@@ -183,7 +183,7 @@ impl Server {
                 systemd::watchdog_ping();
             }
             if let Some(idle) = &mut idle {
-                if self.connections.len() > 0 {
+                if !self.connections.is_empty() {
                     idle.restart();
                 } else if idle.is_due() {
                     stop = Some("idle");
@@ -196,7 +196,7 @@ impl Server {
                 self.begin_to_stop(reason);
                 drain = Some(Timer::new(DRAIN));
             }
-            if drain.is_some_and(|drain| drain.is_over() || self.connections.len() == 0) {
+            if drain.is_some_and(|drain| drain.is_over() || self.connections.is_empty()) {
                 break;
             }
             if happened && status.is_due() && drain.is_none() {
@@ -285,7 +285,7 @@ impl Server {
             let _ = futures_executor::block_on(shutdown);
             let _ = done.send(());
         });
-        if self.connections.len() > 0 {
+        if !self.connections.is_empty() {
             log::warn!("{} connections are cut off", self.connections.len());
             self.grpc.cancel_all_calls();
         }

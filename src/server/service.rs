@@ -1,6 +1,7 @@
 //! Eventlog/GetEventlog: request → path of a published slice.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use grpcio::{RpcContext, RpcStatus, ServiceBuilder, UnarySink};
 
 use super::connections::Peers;
+use super::listener::Peer;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::log::slice::{OutOfReach, Range};
@@ -226,19 +228,18 @@ fn log_call(
     if !::log::log_enabled!(level) {
         return;
     }
-    let peer = match peers.of(&context.peer()) {
-        Some(peer) => format!("uid {} pid {} gid {}", peer.uid, peer.pid, peer.gid),
-        None => "a peer that has gone".to_owned(),
+    let Peer { pid, uid, gid } = peers.of(&context.peer()).unwrap_or(Peer::GONE);
+    let outcome: &dyn fmt::Display = match outcome {
+        Ok(path) => &path.display(),
+        Err(error) => error,
     };
-    let what = format!(
-        "GetEventlog level {} category {} start_position {} count {} by {peer}",
+    ::log::log!(
+        level,
+        "GetEventlog level {} category {} start_position {} count {} by uid {uid} pid {pid} \
+         gid {gid}: {outcome}",
         request.eventlog_level.value(),
         request.eventlog_category.value(),
         request.start_position,
         request.count,
     );
-    match outcome {
-        Ok(path) => ::log::info!("{what}: {}", path.display()),
-        Err(error) => ::log::warn!("{what}: {error}"),
-    }
 }
