@@ -126,11 +126,17 @@ impl Publisher {
             bin_file.write_all(piece).map_err(failed)?;
         }
         let name = format!("{prefix}-{}", json_file.hash());
-        // The path that is answered comes last: where it stands, the other does.
-        bin_file.rename(&self.path(&name, "bin"))?;
-        let path = self.path(&name, "json");
-        json_file.rename(&path)?;
+        // From here on it is the last that another thread would evict.
         self.kept().serve(&name);
+        // The path that is answered comes last: where it stands, the other does.
+        let path = self.path(&name, "json");
+        let renamed =
+            bin_file.rename(&self.path(&name, "bin")).and_then(|()| json_file.rename(&path));
+        if let Err(error) = renamed {
+            // What stands there is not ours to evict either.
+            self.kept().served.remove(&name);
+            return Err(error);
+        }
         self.evict();
         Ok(path)
     }
@@ -139,13 +145,11 @@ impl Publisher {
     /// deleted it.
     pub fn serve_again(&self, path: &Path) -> bool {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { return false };
+        // First, so that it is not evicted once it has been seen to stand.
+        self.kept().serve(name);
         let stands =
             |ending| fs::symlink_metadata(self.path(name, ending)).is_ok_and(|m| m.is_file());
-        if !stands("json") || !stands("bin") {
-            return false;
-        }
-        self.kept().serve(name);
-        true
+        stands("json") && stands("bin")
     }
 
     /// Removes slices beyond the bound, the one that was served longest ago first.

@@ -15,7 +15,7 @@ use ccnp_eventlog::log::{algorithm, Digest, Log};
 use ccnp_eventlog::rpc::health::health_check_response::ServingStatus;
 use ccnp_eventlog::rpc::health::HealthCheckRequest;
 use ccnp_eventlog::rpc::HEALTH_CHECK;
-use common::server::{Server, CTL, PATIENCE, TDX, TPM};
+use common::server::{Server, CTL, PATIENCE, SERVER, TDX, TPM};
 use common::{ccel, read, tpm_log};
 use grpcio::RpcStatusCode as Code;
 use serde_json::Value;
@@ -253,6 +253,37 @@ fn unreadable_empty_and_oversized_files_are_told_apart() {
         server.signal(nix::sys::signal::Signal::SIGKILL);
         server.wait();
     }
+}
+
+/// Root reads everything, so this server is nobody; with a copy of the program that
+/// nobody can start.
+#[test]
+fn a_log_that_the_server_may_not_read_is_said_to_be_so() {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can start a server as somebody else");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let mut server = Server::stopped();
+    let (program, log) = (server.path("eventlog-server"), server.path("secret"));
+    fs::copy(SERVER, &program).unwrap();
+    fs::copy(ccel(), &log).unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o400)).unwrap();
+    fs::set_permissions(server.folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let prepared = server.command(&[]);
+    let mut command = Command::new(program);
+    command.env_clear().envs(prepared.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.env("CCNP_EVENTLOG_CCEL", &log).uid(NOBODY).gid(NOBODY);
+    server.adopt(command.spawn().unwrap());
+    let mut answer = None;
+    server.until("the server answers", || {
+        answer = Some(server.get(TDX, 0, 0));
+        matches!(answer, Some(Err(Error::Call { .. })))
+    });
+    let (code, text) = refusal(answer.unwrap());
+    assert_eq!(code, Code::PERMISSION_DENIED, "{text}");
+    assert!(text.contains(log.to_str().unwrap()), "{text}");
 }
 
 #[test]
