@@ -19,7 +19,7 @@ const LOG: [&str; 9] = [
     "warning",
     "write",
 ];
-const SERVER: [&str; 5] = ["listener", "connections", "service", "health", "reflection"];
+const SERVER: [&str; 6] = ["timer", "listener", "connections", "service", "health", "reflection"];
 
 fn source(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)

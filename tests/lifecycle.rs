@@ -56,7 +56,7 @@ fn systemd_is_told_the_truth() {
     for _ in 0..3 {
         notifications.next("WATCHDOG=1");
     }
-    notifications.next("1 accepted, 0 refused, 1 calls answered");
+    notifications.next("1 accepted, 0 refused; calls answered: 1");
     server.signal(Signal::SIGTERM);
     notifications.next("STOPPING=1");
     assert!(server.wait().success());

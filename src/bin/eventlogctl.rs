@@ -43,7 +43,7 @@ struct Server {
     socket: PathBuf,
 
     /// How long to wait for the answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 5,
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
 }

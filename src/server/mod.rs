@@ -11,16 +11,17 @@ pub mod health;
 pub mod listener;
 pub mod reflection;
 pub mod service;
+mod timer;
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{mpsc, Arc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use grpcio::{ChannelBuilder, EnvBuilder, ServerBuilder, ServiceBuilder};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -29,6 +30,7 @@ use self::health::Health;
 use self::listener::Listener;
 use self::reflection::Reflection;
 use self::service::Eventlog;
+use self::timer::{soonest, Timer};
 use crate::error::{Error, Result};
 use crate::systemd;
 
@@ -123,7 +125,7 @@ impl Server {
     /// What the server has to serve and how it is asked, in a line.
     pub fn status(&self) -> String {
         format!(
-            "Serving: {}; {} connections open, {} accepted, {} refused, {} calls answered",
+            "Serving: {}; connections: {} open, {} accepted, {} refused; calls answered: {}",
             self.eventlog.survey(),
             self.connections.len(),
             self.accepted,
@@ -136,48 +138,35 @@ impl Server {
     /// under way finish. Connections that come from that moment on are the next
     /// instance's: they wait in the socket's backlog.
     pub fn serve(mut self, listener: Listener, signals: &SignalFd) -> Result<()> {
-        let failed = |error: Errno| Error::System { call: "epoll", source: error.into() };
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-        let readable = |mark| EpollEvent::new(EpollFlags::EPOLLIN, mark);
-        epoll.add(&listener, readable(LISTENER)).map_err(failed)?;
-        epoll.add(signals, readable(SIGNALS)).map_err(failed)?;
-
-        let mut listener = Some(listener);
-        let mut listening = true;
-        let mut rest: Option<Timer> = None;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(epoll_failed)?;
+        let readable = EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS);
+        epoll.add(signals, readable).map_err(epoll_failed)?;
+        let mut gate = Some(Gate::open(listener, &epoll)?);
         let mut watchdog = systemd::watchdog_interval().map(Timer::new);
         let mut idle = self.settings.idle_exit.map(Timer::new);
+        let mut status = StatusLine::new(self.status());
         let mut drain: Option<Timer> = None;
-        let mut status = Timer::new(STATUS_EVERY);
-        let mut told = self.status();
-        let mut happened = false;
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let status_due = happened.then_some(&status);
-            let timers = [&watchdog, &rest, &idle, &drain].map(Option::as_ref);
-            let ready = match epoll.wait(&mut events, soonest(timers, status_due)) {
+            let of_gate = gate.as_ref().map_or([None, None], |gate| [gate.rest(), status.wait()]);
+            let others = [&watchdog, &idle, &drain].map(Option::as_ref);
+            let wait = soonest(others.into_iter().chain(of_gate).flatten());
+            let ready = match epoll.wait(&mut events, wait) {
                 Err(Errno::EINTR) => 0,
-                ready => ready.map_err(failed)?,
+                ready => ready.map_err(epoll_failed)?,
             };
             let mut stop = None;
             for event in events.iter().take(ready) {
-                happened = true;
-                match event.data() {
-                    LISTENER => {
-                        rest = listener.as_ref().and_then(|socket| self.accept(&epoll, socket));
-                    }
-                    SIGNALS => {
+                match (event.data(), &mut gate) {
+                    (LISTENER, Some(gate)) => gate.rest = self.accept(&epoll, &gate.listener),
+                    (LISTENER, None) => {}
+                    (SIGNALS, _) => {
                         let _ = signals.read_signal();
                         stop = Some("told to stop");
                     }
-                    connection => {
-                        if let Some(watched) = self.connections.remove(connection) {
-                            // gRPC core still has its descriptor of the same socket,
-                            // so closing ours would not end the watch.
-                            let _ = epoll.delete(watched);
-                        }
-                    }
+                    (connection, _) => self.hang_up(&epoll, connection),
                 }
+                status.stale = true;
             }
             if watchdog.as_mut().is_some_and(Timer::is_due) {
                 systemd::watchdog_ping();
@@ -189,34 +178,32 @@ impl Server {
                     stop = Some("idle");
                 }
             }
-            if let (Some(reason), Some(socket)) = (stop, listener.take_if(|_| stop.is_some())) {
-                // systemd keeps the socket open, so it would stay in the set.
-                epoll.delete(&socket).map_err(failed)?;
-                drop(socket);
+            if let (Some(reason), Some(gate)) = (stop, gate.take_if(|_| stop.is_some())) {
+                gate.close(&epoll)?;
                 self.begin_to_stop(reason);
                 drain = Some(Timer::new(DRAIN));
             }
-            if drain.is_some_and(|drain| drain.is_over() || self.connections.is_empty()) {
-                break;
-            }
-            if happened && status.is_due() && drain.is_none() {
-                let now = self.status();
-                if now != told {
-                    systemd::status(&now);
-                    told = now;
+            match &mut gate {
+                Some(gate) => {
+                    gate.adjust(&epoll, self.connections.is_full())?;
+                    status.tell(|| self.status());
                 }
-                happened = false;
-            }
-            rest = rest.filter(|rest| !rest.is_over());
-            let listen = rest.is_none() && !self.connections.is_full();
-            if let (Some(socket), true) = (&listener, listen != listening) {
-                let interest = if listen { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-                epoll.modify(socket, &mut EpollEvent::new(interest, LISTENER)).map_err(failed)?;
-                listening = listen;
+                None if self.connections.is_empty() => break,
+                None if drain.is_some_and(|drain| drain.is_over()) => break,
+                None => {}
             }
         }
         self.shut_down();
         Ok(())
+    }
+
+    /// Forgets a connection that one of its ends has closed.
+    fn hang_up(&mut self, epoll: &Epoll, connection: u64) {
+        if let Some(watched) = self.connections.remove(connection) {
+            // gRPC core may still have its descriptor of the same socket, so closing
+            // ours alone would not end the watch.
+            let _ = epoll.delete(watched);
+        }
     }
 
     /// Accepts some of what waits, as far as the limits go; the rest stays in the
@@ -271,7 +258,7 @@ impl Server {
 
     /// Tells systemd and the watchers of our health.
     fn begin_to_stop(&self, reason: &str) {
-        let status = format!("Stopping ({reason}); {} connections open", self.connections.len());
+        let status = format!("Stopping ({reason}); connections open: {}", self.connections.len());
         log::info!("{status}");
         systemd::stopping(&status);
         self.health.drain();
@@ -286,56 +273,81 @@ impl Server {
             let _ = done.send(());
         });
         if !self.connections.is_empty() {
-            log::warn!("{} connections are cut off", self.connections.len());
+            log::warn!("connections cut off: {}", self.connections.len());
             self.grpc.cancel_all_calls();
         }
         let _ = finished.recv_timeout(SHUT_DOWN);
     }
 }
 
-/// Something that falls due again and again.
-#[derive(Clone, Copy, Debug)]
-struct Timer {
-    every: Duration,
-    last: Instant,
+fn epoll_failed(error: Errno) -> Error {
+    Error::System { call: "epoll", source: error.into() }
 }
 
-impl Timer {
-    fn new(every: Duration) -> Self {
-        Timer { every, last: Instant::now() }
+/// The listener in the epoll set, looked at or left alone.
+struct Gate {
+    listener: Listener,
+    open: bool,
+    /// Left alone for a while, because accepting failed.
+    rest: Option<Timer>,
+}
+
+impl Gate {
+    fn open(listener: Listener, epoll: &Epoll) -> Result<Gate> {
+        let readable = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+        epoll.add(&listener, readable).map_err(epoll_failed)?;
+        Ok(Gate { listener, open: true, rest: None })
     }
 
-    fn restart(&mut self) {
-        self.last = Instant::now();
+    fn rest(&self) -> Option<&Timer> {
+        self.rest.as_ref()
     }
 
-    fn left(&self) -> Duration {
-        self.every.saturating_sub(self.last.elapsed())
-    }
-
-    fn is_over(&self) -> bool {
-        self.left().is_zero()
-    }
-
-    /// Whether the time has come; then it begins anew.
-    fn is_due(&mut self) -> bool {
-        let due = self.is_over();
-        if due {
-            self.restart();
+    /// Looks at the listener exactly while there is room and it need not rest: it
+    /// stays readable as long as connections wait.
+    fn adjust(&mut self, epoll: &Epoll, full: bool) -> Result<()> {
+        self.rest = self.rest.filter(|rest| !rest.is_over());
+        let open = self.rest.is_none() && !full;
+        if open != self.open {
+            let interest = if open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+            let mut event = EpollEvent::new(interest, LISTENER);
+            epoll.modify(&self.listener, &mut event).map_err(epoll_failed)?;
+            self.open = open;
         }
-        due
+        Ok(())
+    }
+
+    /// systemd has the socket open too, so closing ours would leave it in the set.
+    fn close(self, epoll: &Epoll) -> Result<()> {
+        epoll.delete(&self.listener).map_err(epoll_failed)
     }
 }
 
-/// How long epoll may wait: until the first of the timers, a millisecond more so
-/// that it is over then, or for ever where there is none.
-fn soonest<'t, const N: usize>(
-    timers: [Option<&'t Timer>; N],
-    one_more: Option<&'t Timer>,
-) -> EpollTimeout {
-    let left = timers.into_iter().chain([one_more]).flatten().map(Timer::left).min();
-    left.map_or(EpollTimeout::NONE, |left| {
-        let left = left.saturating_add(Duration::from_millis(1));
-        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-    })
+/// What `systemctl status` shows, true to within [`STATUS_EVERY`].
+struct StatusLine {
+    told: String,
+    every: Timer,
+    /// Something has happened since.
+    stale: bool,
+}
+
+impl StatusLine {
+    fn new(told: String) -> Self {
+        StatusLine { told, every: Timer::new(STATUS_EVERY), stale: false }
+    }
+
+    fn wait(&self) -> Option<&Timer> {
+        self.stale.then_some(&self.every)
+    }
+
+    fn tell(&mut self, status: impl FnOnce() -> String) {
+        if self.stale && self.every.is_due() {
+            self.stale = false;
+            let now = status();
+            if now != self.told {
+                systemd::status(&now);
+                self.told = now;
+            }
+        }
+    }
 }
