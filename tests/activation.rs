@@ -131,6 +131,20 @@ fn wrong_flags_are_a_usage_error() {
     }
 }
 
+#[test]
+fn every_flag_has_an_environment_variable() {
+    let help = Command::new(SERVER).arg("-h").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let flags: Vec<&str> =
+        help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2).collect();
+    assert!(flags.len() >= 11, "{flags:?}");
+    for flag in flags.iter().filter(|flag| !["--help", "--version"].contains(*flag)) {
+        let variable = flag[2..].to_uppercase().replace('-', "_");
+        let variable = format!("[env: CCNP_EVENTLOG_{variable}=]");
+        assert!(help.contains(&variable), "{flag} has no {variable}");
+    }
+}
+
 /// More connections than allowed: those of one user beyond its share are closed,
 /// and when all places are taken the next wait in the backlog.
 #[test]

@@ -78,6 +78,23 @@ fn a_stopped_loop_no_longer_feeds_the_watchdog() {
     notifications.next("WATCHDOG=1");
 }
 
+/// journald knows the time itself, and the priority from the number in front.
+#[test]
+fn lines_for_the_journal_carry_their_priority_and_no_time() {
+    use std::os::unix::fs::MetadataExt;
+    let mut server = Server::stopped();
+    let mut command = server.command(&[]);
+    let journal = std::fs::metadata(server.path("log")).unwrap();
+    command.env("JOURNAL_STREAM", format!("{}:{}", journal.dev(), journal.ino()));
+    server.adopt(command.spawn().unwrap());
+    server.until("the server answers", || server.get(TDX, 0, 0).is_ok());
+    assert!(server.get(TDX, 99, 0).is_err());
+    server.until("the refusal is logged", || server.log().contains("<4>GetEventlog level 0"));
+    for line in server.log().lines() {
+        assert!(line.starts_with("<6>") || line.starts_with("<4>GetEventlog"), "{line}");
+    }
+}
+
 #[test]
 fn the_server_exits_when_nobody_is_connected_and_not_before() {
     let mut server = Server::stopped();

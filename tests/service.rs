@@ -375,6 +375,9 @@ fn eventlogctl_shows_the_slice_and_speaks_in_exit_statuses() {
     let (status, _, said) = ctl(&["get", "tdx", "--count", "999"]);
     assert_eq!(status, 64);
     assert!(said.contains("Invalid count exceeds event log length"), "{said}");
+    let (status, _, said) = ctl(&["get", "tdx", "--start", "-1"]);
+    assert_eq!(status, 64);
+    assert!(said.contains("start_position is -1: it must not be negative"), "{said}");
     assert_eq!(ctl(&["get", "container"]).0, 66);
     assert_eq!(ctl(&["get", "nothing"]).0, 64);
     assert_eq!(ctl(&["get", "tdx", "--socket", "/nowhere"]).0, 69);

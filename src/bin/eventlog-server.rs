@@ -18,7 +18,7 @@ use clap::Parser;
 ///
 /// systemd passes the socket in; without systemd the server binds it itself.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "eventlog-server", version)]
 struct Options {
     /// The TDX log [default: /run/firmware/acpi/tables/data/CCEL, else the same
     /// under /sys]

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Reads event logs through eventlog-server.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "eventlogctl", version)]
 struct Options {
     #[command(subcommand)]
     command: Command,
@@ -60,11 +60,23 @@ struct Get {
     log: Kind,
 
     /// The first event, counted from 1
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     start: i32,
 
     /// How many events [default: all]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     count: i32,
 
     /// For the container log: which registers to name
