@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// What is wrong with the bytes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// The file has no bytes at all: the firmware left no log.
+    /// The firmware left no log: no bytes at all, or a blank log area.
     Empty,
     /// The first bytes are those of neither dialect.
     NotALog,
@@ -56,7 +56,9 @@ pub enum Error {
         start: usize,
         events: usize,
     },
-    CountPastEnd,
+    CountPastEnd {
+        events: usize,
+    },
     /// There is no such log on this machine.
     NoLog {
         path: PathBuf,
@@ -147,7 +149,7 @@ impl Error {
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Defect::Empty => write!(f, "no event log: it is empty"),
+            Defect::Empty => write!(f, "no event log: nothing was written to it"),
             Defect::NotALog => write!(f, "not an event log"),
             Defect::TruncatedHeader { left } => {
                 write!(f, "truncated header: {left} bytes are left")
@@ -184,7 +186,7 @@ impl fmt::Display for Malformed {
             Defect::Empty | Defect::NotALog => write!(f, "{}", self.defect),
             _ => write!(
                 f,
-                "{} at offset {}; {} events before it are readable",
+                "{}, in the event at offset {}; {} events before it are readable",
                 self.defect, self.offset, self.readable_events
             ),
         }
@@ -198,7 +200,7 @@ impl fmt::Display for Error {
         match self {
             // Clients of the reference server compare these three texts.
             Error::InvalidRequest => write!(f, "Invalid Request"),
-            Error::CountPastEnd => write!(f, "Invalid count exceeds event log length"),
+            Error::CountPastEnd { .. } => write!(f, "Invalid count exceeds event log length"),
             Error::NoLog { path } => {
                 write!(f, "stat {}: no such file or directory", path.display())
             }
@@ -208,11 +210,9 @@ impl fmt::Display for Error {
             Error::StartPastEnd { start, events } => {
                 write!(f, "start_position {start} is past the last event, {events}")
             }
-            Error::NotReadable { path } => write!(
-                f,
-                "{}: permission denied: the log is readable by root alone",
-                path.display()
-            ),
+            Error::NotReadable { path } => {
+                write!(f, "{}: permission denied: it is for its owner and group", path.display())
+            }
             Error::Read { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Error::TooLarge { path, limit } => {
                 write!(f, "{} is larger than the limit of {limit} bytes", path.display())
@@ -220,7 +220,8 @@ impl fmt::Display for Error {
             Error::Malformed { path, malformed } => write!(f, "{}: {malformed}", path.display()),
             Error::OutputDir { path, source } => write!(
                 f,
-                "output directory {}: {source}; it must exist and be writable (systemd-tmpfiles --create makes it)",
+                "output directory {}: {source}; the server needs a directory there that it may \
+                 write to (systemd-tmpfiles --create makes the usual one)",
                 path.display()
             ),
             Error::Foreign { path } => write!(
@@ -256,7 +257,12 @@ impl fmt::Display for Error {
                 "cannot connect to {}: {source}; is ccnp-eventlog.socket started?",
                 path.display()
             ),
-            Error::Call { status } => write!(f, "{}: {}", status.code(), status.message()),
+            Error::Call { status } => {
+                // grpcio puts the code's number before its name.
+                let code = status.code().to_string();
+                let name = code.split_once('-').map_or(code.as_str(), |(_, name)| name);
+                write!(f, "{} ({name})", status.message())
+            }
             Error::CallFailed(source) => write!(f, "the call failed: {source}"),
             Error::NotServing => write!(f, "the server is not serving"),
             Error::Unreadable { path, reason } => {
@@ -283,7 +289,7 @@ impl From<&Error> for grpcio::RpcStatus {
         use grpcio::RpcStatusCode as Code;
         let code = match error {
             Error::InvalidRequest | Error::Negative { .. } => Code::INVALID_ARGUMENT,
-            Error::StartPastEnd { .. } | Error::CountPastEnd => Code::OUT_OF_RANGE,
+            Error::StartPastEnd { .. } | Error::CountPastEnd { .. } => Code::OUT_OF_RANGE,
             Error::NoLog { .. } => Code::NOT_FOUND,
             Error::NotReadable { .. } => Code::PERMISSION_DENIED,
             Error::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
@@ -318,6 +324,7 @@ pub mod exit {
     pub const NOINPUT: u8 = 66;
     pub const UNAVAILABLE: u8 = 69;
     pub const SOFTWARE: u8 = 70;
+    pub const OSERR: u8 = 71;
     pub const CANTCREAT: u8 = 73;
     pub const IOERR: u8 = 74;
     pub const NOPERM: u8 = 77;
@@ -330,7 +337,7 @@ impl From<&Error> for u8 {
             Error::InvalidRequest
             | Error::Negative { .. }
             | Error::StartPastEnd { .. }
-            | Error::CountPastEnd => exit::USAGE,
+            | Error::CountPastEnd { .. } => exit::USAGE,
             Error::Malformed { malformed, .. } => match malformed.defect {
                 Defect::Empty => exit::NOINPUT,
                 _ => exit::DATAERR,
@@ -342,7 +349,7 @@ impl From<&Error> for u8 {
                 exit::CANTCREAT
             }
             Error::Read { .. } | Error::Socket { .. } => exit::IOERR,
-            Error::System { .. } => 71,
+            Error::System { .. } => exit::OSERR,
             Error::OutputDirInUse { .. }
             | Error::SocketInUse { .. }
             | Error::Connect { .. }

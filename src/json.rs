@@ -14,20 +14,36 @@ use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use crate::log::payload::{describe, hex};
-use crate::log::{algorithm, event_type, Event, Log, Registers, Slice, SpecId};
+use crate::log::{algorithm, event_type, Digest, Event, Log, Registers, Slice, SpecId};
+
+/// How a log is told: its indexes count these registers, and of its banks only this
+/// one is shown, or all.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    pub registers: Registers,
+    pub bank: Option<u16>,
+}
+
+impl View {
+    fn digests<'a>(self, event: &Event<'a>) -> impl Iterator<Item = Digest<'a>> {
+        let shown =
+            move |digest: &Digest<'a>| self.bank.is_none_or(|bank| bank == digest.algorithm);
+        event.digests().filter(shown)
+    }
+}
 
 /// Writes the slice, one JSON object on one line.
 pub fn write<B: AsRef<[u8]>>(
     slice: &Slice<'_, B>,
-    registers: Registers,
+    view: View,
     to: &mut dyn Write,
 ) -> serde_json::Result<()> {
-    serde_json::to_writer(to, &Json { slice, registers })
+    serde_json::to_writer(to, &Json { slice, view })
 }
 
 struct Json<'s, 'l, B> {
     slice: &'s Slice<'l, B>,
-    registers: Registers,
+    view: View,
 }
 
 impl<B: AsRef<[u8]>> Serialize for Json<'_, '_, B> {
@@ -36,7 +52,7 @@ impl<B: AsRef<[u8]>> Serialize for Json<'_, '_, B> {
         let header = log.spec_id().map(|spec_id| JsonHeader {
             spec_id,
             bytes: log.header_bytes(),
-            registers: self.registers,
+            view: self.view,
         });
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("Header", &header)?;
@@ -48,7 +64,7 @@ impl<B: AsRef<[u8]>> Serialize for Json<'_, '_, B> {
 struct JsonHeader<'a> {
     spec_id: &'a SpecId,
     bytes: &'a [u8],
-    registers: Registers,
+    view: View,
 }
 
 impl Serialize for JsonHeader<'_> {
@@ -65,8 +81,8 @@ impl Serialize for JsonHeader<'_> {
         map.serialize_entry("Length", &self.bytes.len())?;
         map.serialize_entry("HeaderData", &Base64(self.bytes))?;
         map.serialize_entry(
-            register_key(self.registers),
-            &self.registers.number(self.spec_id.index),
+            register_key(self.view.registers),
+            &self.view.registers.number(self.spec_id.index),
         )?;
         map.serialize_entry("Etype", &event_type::EV_NO_ACTION)?;
         map.serialize_entry("DigestCount", &0)?;
@@ -81,7 +97,7 @@ impl<B: AsRef<[u8]>> Serialize for JsonEvents<'_, '_, '_, B> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(Some(self.0.slice.count()))?;
         for event in self.0.slice.events() {
-            list.serialize_element(&JsonEvent { event, registers: self.0.registers })?;
+            list.serialize_element(&JsonEvent { event, view: self.0.view })?;
         }
         list.end()
     }
@@ -89,40 +105,42 @@ impl<B: AsRef<[u8]>> Serialize for JsonEvents<'_, '_, '_, B> {
 
 struct JsonEvent<'a> {
     event: Event<'a>,
-    registers: Registers,
+    view: View,
 }
 
 impl Serialize for JsonEvent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let JsonEvent { event, registers } = self;
+        let JsonEvent { event, view } = self;
+        let registers = view.registers;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry(register_key(*registers), &registers.number(event.index))?;
+        map.serialize_entry(register_key(registers), &registers.number(event.index))?;
         map.serialize_entry("Etype", &event.event_type)?;
-        map.serialize_entry("DigestCount", &event.digests().count())?;
+        map.serialize_entry("DigestCount", &view.digests(event).count())?;
         map.serialize_entry(
             "Digests",
-            &event.digests().map(|d| Decimal(d.bytes)).collect::<Vec<_>>(),
+            &view.digests(event).map(|d| Decimal(d.bytes)).collect::<Vec<_>>(),
         )?;
         map.serialize_entry("Data", &Base64(event.bytes))?;
         map.serialize_entry("Event", &Base64(event.data))?;
         map.serialize_entry("Length", &event.bytes.len())?;
         map.serialize_entry("EventSize", &event.data.len())?;
-        map.serialize_entry("AlgorithmId", &event.digests().last().map_or(0, |d| d.algorithm))?;
+        map.serialize_entry("AlgorithmId", &view.digests(event).last().map_or(0, |d| d.algorithm))?;
         map.serialize_entry("Position", &event.position)?;
         map.serialize_entry("Register", &registers.name(event.index))?;
         map.serialize_entry("EventType", &event_type::name(event.event_type))?;
-        map.serialize_entry("DigestsByAlgorithm", &ByAlgorithm(event))?;
+        map.serialize_entry("DigestsByAlgorithm", &ByAlgorithm(event, *view))?;
         map.serialize_entry("Description", &describe(event))?;
         map.end()
     }
 }
 
-struct ByAlgorithm<'a>(&'a Event<'a>);
+struct ByAlgorithm<'a>(&'a Event<'a>, View);
 
 impl Serialize for ByAlgorithm<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer
-            .collect_map(self.0.digests().map(|d| (algorithm::name(d.algorithm), hex(d.bytes))))
+        serializer.collect_map(
+            self.1.digests(self.0).map(|d| (algorithm::name(d.algorithm), hex(d.bytes))),
+        )
     }
 }
 

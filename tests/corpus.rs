@@ -329,6 +329,17 @@ fn our_own_virtual_machines_log_adds_up_to_its_pcrs() {
     }
 }
 
+/// The firmware wrote nothing: no bytes, or a log area as it was before.
+#[test]
+fn a_blank_log_area_is_no_log() {
+    assert!(refused(&Log::parse(Vec::new()), 0, Defect::Empty));
+    for (byte, length) in
+        [0x00, 0xff].into_iter().flat_map(|b| [1, 7, 20, 32, 65536].map(|l| (b, l)))
+    {
+        assert!(refused(&Log::parse(vec![byte; length]), 0, Defect::Empty), "{length} x {byte:#x}");
+    }
+}
+
 /// A file of words is not an event log, though its bytes would fit the SHA1 format.
 #[test]
 fn text_is_not_an_event_log() {

@@ -215,7 +215,7 @@ proptest! {
                 prop_assert_eq!((header, rest.to_vec()), (log.header_bytes(), got.concat()));
             }
             Err(OutOfReach::Request(Error::StartPastEnd { .. })) => prop_assert!(start > n),
-            Err(OutOfReach::Request(Error::CountPastEnd)) => {
+            Err(OutOfReach::Request(Error::CountPastEnd { .. })) => {
                 prop_assert!(start <= n && first + count - 1 > n);
             }
             Err(other) => prop_assert!(false, "{other:?}"),

@@ -130,7 +130,9 @@ fn run(options: Options) -> Result<()> {
         },
         idle_exit: (options.idle_exit > 0).then(|| Duration::from_secs(options.idle_exit.into())),
     };
-    let server = Server::start(Eventlog::new(sources, publisher), settings)?;
+    let eventlog = Eventlog::new(sources, publisher);
+    eventlog.read_logs();
+    let server = Server::start(eventlog, settings)?;
     let status = server.status();
     log::info!("{status}");
     systemd::ready(&status);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ccnp_eventlog::client::call;
 use ccnp_eventlog::error::{exit, Error, Result};
-use ccnp_eventlog::log::payload::printable;
+use ccnp_eventlog::log::payload::{printable, printable_line};
 use ccnp_eventlog::rpc::eventlog::{GetEventlogRequest, CATEGORY, LEVEL};
 use ccnp_eventlog::rpc::health::health_check_response::ServingStatus;
 use ccnp_eventlog::rpc::health::HealthCheckRequest;
@@ -168,16 +168,18 @@ fn run_get(get: &Get) -> Result<()> {
     };
     let reply = call(&get.server.socket, &GET_EVENTLOG, &request, get.server.timeout())?;
     let path = Path::new(&reply.eventlog_data_loc);
-    let table = if get.quiet { String::new() } else { table(path)? };
-    // Nobody is left to tell that standard output is closed.
-    let _ = write!(io::stdout(), "{}\n{table}", printable(&reply.eventlog_data_loc));
+    // Nobody is left to tell where standard output is closed.
+    let _ = writeln!(io::stdout(), "{}", printable(&reply.eventlog_data_loc));
+    if !get.quiet {
+        let _ = write!(io::stdout(), "{}", table(path)?);
+    }
     Ok(())
 }
 
 /// The published events, one a line.
 fn table(path: &Path) -> Result<String> {
     let unreadable = |reason| Error::Unreadable { path: path.to_owned(), reason };
-    let json = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let json = std::fs::read(path).map_err(|error| Error::reading(path, error))?;
     let slice: serde_json::Value =
         serde_json::from_slice(&json).map_err(|error| unreadable(error.to_string()))?;
     let events = slice.get("EventLogs").and_then(serde_json::Value::as_array);
@@ -185,8 +187,8 @@ fn table(path: &Path) -> Result<String> {
     for event in events.ok_or_else(|| unreadable("it has no EventLogs".to_owned()))? {
         rows.push(["Position", "Register", "EventType", "Description"].map(|key| {
             match event.get(key) {
-                Some(serde_json::Value::String(text)) => printable(text),
-                Some(value) => printable(&value.to_string()),
+                Some(serde_json::Value::String(text)) => printable_line(text),
+                Some(value) => printable_line(&value.to_string()),
                 None => String::new(),
             }
         }));

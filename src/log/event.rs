@@ -168,7 +168,8 @@ impl<B: AsRef<[u8]>> Log<B> {
     pub fn parse(bytes: B) -> Result<Log<B>, Malformed> {
         let all = bytes.as_ref();
         let refuse = |offset, defect| Malformed { offset, defect, readable_events: 0 };
-        if all.is_empty() {
+        // A log area that nobody wrote to is as good as no log.
+        if [0x00, 0xff].iter().any(|blank| all.iter().all(|byte| byte == blank)) {
             return Err(refuse(0, Defect::Empty));
         }
         let spec_id = SpecId::parse(all).map_err(|defect| refuse(0, defect))?;

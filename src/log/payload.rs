@@ -5,6 +5,8 @@
 //! never carry a control character to a terminal. Data that is not what its event
 //! type promises is described as such; it is no error.
 
+use std::fmt;
+
 use super::event::Event;
 use super::event_type::*;
 use super::reader::Reader;
@@ -23,29 +25,57 @@ type Undecodable = &'static str;
 /// One line without control characters; empty where the event has no data.
 pub fn describe(event: &Event<'_>) -> String {
     match decode(event.event_type, event.data) {
-        Ok(words) => printable(&words),
+        Ok(words) => printable_line(&words),
         Err(reason) => format!("not decodable: {reason}"),
     }
 }
 
 /// `text` on one line: control characters, and those that reorder what follows
-/// them, as escapes; cut after [`LONGEST`] characters.
+/// them, as escapes.
 pub fn printable(text: &str) -> String {
+    text.chars().map(Shown::of).map(|shown| shown.to_string()).collect()
+}
+
+/// The same, cut after [`LONGEST`] characters.
+pub fn printable_line(text: &str) -> String {
     let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count >= LONGEST {
+    let mut length = 0usize;
+    for shown in text.chars().map(Shown::of) {
+        let shown = shown.to_string();
+        length = length.saturating_add(shown.chars().count());
+        if length > LONGEST {
             line.push('…');
             break;
         }
-        let reorders = matches!(character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if character.is_control() || reorders {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
+        line.push_str(&shown);
     }
     line
+}
+
+/// A character as it may be shown.
+enum Shown {
+    Itself(char),
+    Escaped(char),
+}
+
+impl Shown {
+    fn of(character: char) -> Shown {
+        let reorders = matches!(character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        match character.is_control() || reorders {
+            true => Shown::Escaped(character),
+            false => Shown::Itself(character),
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Itself(character) => write!(f, "{character}"),
+            Shown::Escaped(character) => write!(f, "{}", character.escape_default()),
+        }
+    }
 }
 
 fn decode(event_type: u32, data: &[u8]) -> Result<String, Undecodable> {

@@ -59,7 +59,7 @@ impl<'l, B: AsRef<[u8]>> Slice<'l, B> {
                 Err(OutOfReach::Log(malformed))
             }
             _ if start > events => Err(OutOfReach::Request(Error::StartPastEnd { start, events })),
-            _ if last > events => Err(OutOfReach::Request(Error::CountPastEnd)),
+            _ if last > events => Err(OutOfReach::Request(Error::CountPastEnd { events })),
             _ => Ok(Slice { log, first, count: last.saturating_add(1).saturating_sub(first) }),
         }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::listener::Peer;
 
@@ -18,29 +18,29 @@ pub struct Limits {
     pub connections_per_uid: usize,
 }
 
-/// The peers of open connections by gRPC core's descriptor, for the handlers.
+/// The peers of connections by gRPC core's descriptor, for the handlers.
 ///
-/// gRPC core names a call's peer `fd:N`. N can be reused as soon as it is closed,
-/// which may be before we learn of it; then the newer connection's entry stands.
+/// gRPC core names a call's peer `fd:N`. An entry stays when its connection ends,
+/// since a call may come to its handler after its caller has hung up, and nobody
+/// shall call anonymously; it goes when N is used again.
 #[derive(Clone, Debug, Default)]
-pub struct Peers(Arc<Mutex<HashMap<RawFd, (u64, Peer)>>>);
+pub struct Peers(Arc<Mutex<HashMap<RawFd, Peer>>>);
 
 impl Peers {
     /// The peer of a call, from gRPC core's name for it.
     pub fn of(&self, name: &str) -> Option<Peer> {
         let descriptor = name.strip_prefix("fd:")?.parse().ok()?;
-        self.with(|peers| peers.get(&descriptor).map(|(_, peer)| *peer))
+        self.lock().get(&descriptor).copied()
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut HashMap<RawFd, (u64, Peer)>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
 struct Connection {
     uid: u32,
-    descriptor: RawFd,
     watched: OwnedFd,
 }
 
@@ -89,20 +89,15 @@ impl Connections {
     pub fn add(&mut self, descriptor: RawFd, watched: OwnedFd, peer: Peer) {
         let number = self.next;
         self.next = self.next.saturating_add(1);
-        self.peers.with(|peers| peers.insert(descriptor, (number, peer)));
+        self.peers.lock().insert(descriptor, peer);
         let open = self.per_uid.entry(peer.uid).or_insert(0);
         *open = open.saturating_add(1);
-        self.open.insert(number, Connection { uid: peer.uid, descriptor, watched });
+        self.open.insert(number, Connection { uid: peer.uid, watched });
     }
 
     /// Forgets a connection that has ended and gives back what it was watched by.
     pub fn remove(&mut self, number: u64) -> Option<OwnedFd> {
         let connection = self.open.remove(&number)?;
-        self.peers.with(|peers| {
-            if peers.get(&connection.descriptor).is_some_and(|(owner, _)| *owner == number) {
-                peers.remove(&connection.descriptor);
-            }
-        });
         if let Some(open) = self.per_uid.get_mut(&connection.uid) {
             *open = open.saturating_sub(1);
             if *open == 0 {

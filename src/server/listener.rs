@@ -6,8 +6,8 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -26,17 +26,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Stands for one that hung up before its call was answered: no process has
-    /// these numbers (credentials(7): -1 is never an identifier).
-    pub const GONE: Peer = Peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
+    /// Stands for a peer that cannot be told, as that of a call over a socket that
+    /// is not ours; -1 is nobody's number (credentials(7)).
+    pub const UNKNOWN: Peer = Peer { pid: -1, uid: u32::MAX, gid: u32::MAX };
 }
 
 /// A listening unix socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    /// The path of a socket that we bound ourselves and so have to remove.
-    bound: Option<PathBuf>,
+    /// A socket that we bound ourselves and so have to remove: its path, and the
+    /// device and inode by which we know that it still is ours.
+    bound: Option<(PathBuf, (u64, u64))>,
 }
 
 impl Listener {
@@ -85,10 +86,12 @@ impl Listener {
         let before = umask(Mode::from_bits_truncate(0o117));
         let socket = UnixListener::bind(path);
         umask(before);
-        Listener::new(socket.map_err(failed)?, Some(path.to_owned()))
+        let socket = socket.map_err(failed)?;
+        let node = fs::symlink_metadata(path).map_err(failed)?;
+        Listener::new(socket, Some((path.to_owned(), (node.dev(), node.ino()))))
     }
 
-    fn new(socket: UnixListener, bound: Option<PathBuf>) -> Result<Listener> {
+    fn new(socket: UnixListener, bound: Option<(PathBuf, (u64, u64))>) -> Result<Listener> {
         let failed = |source| Error::System { call: "fcntl", source };
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(Listener { socket, bound })
@@ -113,20 +116,19 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     /// systemd's socket stays where it is: connections wait in it for the next
-    /// instance.
+    /// instance. So does one that another server has bound in our place.
     fn drop(&mut self) {
-        if let Some(path) = &self.bound {
+        let Some((path, identity)) = &self.bound else { return };
+        if fs::symlink_metadata(path).is_ok_and(|node| (node.dev(), node.ino()) == *identity) {
             let _ = fs::remove_file(path);
         }
     }
 }
 
 /// Hands a connection to gRPC core, which closes it.
-pub(super) fn hand_over(server: &mut grpcio::Server, stream: UnixStream) -> RawFd {
-    let descriptor = stream.as_raw_fd();
+pub(super) fn hand_over(server: &mut grpcio::Server, stream: UnixStream) {
     // SAFETY: the descriptor is a connected stream socket and not blocking, as
     // `Listener::accept` made it, and `into_raw_fd` gives up our ownership, so
     // from here on gRPC core alone reads, writes and closes it.
-    unsafe { server.add_channel_from_fd(std::os::fd::IntoRawFd::into_raw_fd(stream)) };
-    descriptor
+    unsafe { server.add_channel_from_fd(stream.into_raw_fd()) };
 }

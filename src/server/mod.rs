@@ -13,6 +13,7 @@ pub mod reflection;
 pub mod service;
 mod timer;
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{mpsc, Arc};
@@ -27,7 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::connections::{Connections, Limits, Peers};
 use self::health::Health;
-use self::listener::Listener;
+use self::listener::{Listener, Peer};
 use self::reflection::Reflection;
 use self::service::Eventlog;
 use self::timer::{soonest, Timer};
@@ -53,9 +54,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// that stops gets rid of lasting connections: gRPC core's own shutdown would fail
 /// the calls that cross it on the way.
 const CONNECTION_AGE: Duration = Duration::from_secs(1);
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// How long connections may take to end once we are told to stop: longer than
 /// their age, and with [`SHUT_DOWN`] less than the 5 s that stopping may take.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(3);
 const SHUT_DOWN: Duration = Duration::from_millis(500);
 
 /// Marks in the epoll set; connections count on from the last.
@@ -93,6 +95,7 @@ pub struct Server {
     settings: Settings,
     accepted: u64,
     refused: u64,
+    complained: Option<Timer>,
 }
 
 impl Server {
@@ -119,14 +122,23 @@ impl Server {
             .map_err(Error::CallFailed)?;
         grpc.start();
         let connections = Connections::new(settings.limits, peers, FIRST_CONNECTION);
-        Ok(Server { grpc, health, eventlog, connections, settings, accepted: 0, refused: 0 })
+        Ok(Server {
+            grpc,
+            health,
+            eventlog,
+            connections,
+            settings,
+            accepted: 0,
+            refused: 0,
+            complained: None,
+        })
     }
 
     /// What the server has to serve and how it is asked, in a line.
     pub fn status(&self) -> String {
         format!(
             "Serving: {}; connections: {} open, {} accepted, {} refused; calls answered: {}",
-            self.eventlog.survey(),
+            self.eventlog.known(),
             self.connections.len(),
             self.accepted,
             self.refused,
@@ -221,22 +233,23 @@ impl Server {
                 // The client went away before its turn came.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    log::error!("cannot accept a connection: {error}");
+                    self.complain(format_args!("cannot accept a connection: {error}"));
                     return Some(Timer::new(REST));
                 }
             };
             if self.connections.is_full_for(peer.uid) {
                 self.refused = self.refused.saturating_add(1);
-                log::warn!(
-                    "refused a connection of uid {}, pid {}: it has {} already",
-                    peer.uid,
-                    peer.pid,
-                    self.settings.limits.connections_per_uid,
-                );
+                let Peer { uid, pid, .. } = peer;
+                let most = self.settings.limits.connections_per_uid;
+                self.complain(format_args!(
+                    "refused a connection of uid {uid}, pid {pid}: it has {most} already"
+                ));
                 continue;
             }
             let mark = self.connections.next_number();
-            let hung_up = EpollEvent::new(EpollFlags::EPOLLRDHUP, mark);
+            // The kernel always reports EPOLLHUP: both ends are closed. A client that
+            // closes one half still has its connection, and its place.
+            let hung_up = EpollEvent::new(EpollFlags::empty(), mark);
             let watched = stream.try_clone().and_then(|watched| {
                 epoll.add(&watched, hung_up)?;
                 Ok(watched)
@@ -248,12 +261,21 @@ impl Server {
                     self.accepted = self.accepted.saturating_add(1);
                 }
                 Err(error) => {
-                    log::error!("cannot watch a connection: {error}");
+                    self.complain(format_args!("cannot watch a connection: {error}"));
                     return Some(Timer::new(REST));
                 }
             }
         }
         None
+    }
+
+    /// Warns of what clients can make happen as often as they like, but not as often
+    /// as it happens; the status line counts it.
+    fn complain(&mut self, of: fmt::Arguments<'_>) {
+        if self.complained.is_none_or(|complained| complained.is_over()) {
+            log::warn!("{of}");
+            self.complained = Some(Timer::new(COMPLAIN_EVERY));
+        }
     }
 
     /// Tells systemd and the watchers of our health.

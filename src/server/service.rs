@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,11 +11,11 @@ use grpcio::{RpcContext, RpcStatus, ServiceBuilder, UnarySink};
 
 use super::connections::Peers;
 use super::listener::Peer;
-use crate::error::{Error, Result};
-use crate::json;
+use crate::error::{Error, Malformed, Result};
+use crate::json::{self, View};
 use crate::log::slice::{OutOfReach, Range};
 use crate::log::warning::warnings;
-use crate::log::{End, Log, Registers, Slice};
+use crate::log::{algorithm, End, Log, Registers, Slice};
 use crate::publish::Publisher;
 use crate::rpc::eventlog::{GetEventlogReply, GetEventlogRequest, CATEGORY, LEVEL};
 use crate::rpc::GET_EVENTLOG;
@@ -35,22 +35,24 @@ pub struct Eventlog {
     publisher: Publisher,
     ccel: Shelf,
     tpm: Shelf,
-    /// One file, seen through either category: RTMR names or PCR names.
-    container: [Shelf; 2],
+    container: Shelf,
     calls: AtomicU64,
 }
 
+/// The firmware's logs are told with all their banks. The container log serves both
+/// worlds: as RTMRs by its SHA384 bank, as PCRs by its SHA256 bank.
+const RTMRS: View = View { registers: Registers::Rtmr, bank: None };
+const PCRS: View = View { registers: Registers::Pcr, bank: None };
+const CONTAINER_RTMR: View = View { registers: Registers::Rtmr, bank: Some(algorithm::SHA384) };
+const CONTAINER_PCR: View = View { registers: Registers::Pcr, bank: Some(algorithm::SHA256) };
+
 impl Eventlog {
     pub fn new(sources: Sources, publisher: Publisher) -> Self {
-        let Sources { ccel, tpm, container } = sources;
         Eventlog {
             publisher,
-            ccel: Shelf::new("tdx-paas", Registers::Rtmr, ccel),
-            tpm: Shelf::new("tpm-paas", Registers::Pcr, tpm),
-            container: [
-                Shelf::new("tdx-saas", Registers::Rtmr, container.clone()),
-                Shelf::new("tpm-saas", Registers::Pcr, container),
-            ],
+            ccel: Shelf::new(sources.ccel),
+            tpm: Shelf::new(sources.tpm),
+            container: Shelf::new(sources.container),
             calls: AtomicU64::new(0),
         }
     }
@@ -59,28 +61,37 @@ impl Eventlog {
     pub fn get(&self, request: &GetEventlogRequest) -> Result<PathBuf> {
         let level = request.eventlog_level.enum_value();
         let category = request.eventlog_category.enum_value();
-        let [container_tdx, container_tpm] = &self.container;
-        let shelf = match (level, category) {
-            (Ok(LEVEL::PAAS), Ok(CATEGORY::TDX_EVENTLOG)) => &self.ccel,
-            (Ok(LEVEL::PAAS), Ok(CATEGORY::TPM_EVENTLOG)) => &self.tpm,
-            (Ok(LEVEL::SAAS), Ok(CATEGORY::TDX_EVENTLOG)) => container_tdx,
-            (Ok(LEVEL::SAAS), Ok(CATEGORY::TPM_EVENTLOG)) => container_tpm,
+        let (shelf, name, view) = match (level, category) {
+            (Ok(LEVEL::PAAS), Ok(CATEGORY::TDX_EVENTLOG)) => (&self.ccel, "tdx-paas", RTMRS),
+            (Ok(LEVEL::PAAS), Ok(CATEGORY::TPM_EVENTLOG)) => (&self.tpm, "tpm-paas", PCRS),
+            (Ok(LEVEL::SAAS), Ok(CATEGORY::TDX_EVENTLOG)) => {
+                (&self.container, "tdx-saas", CONTAINER_RTMR)
+            }
+            (Ok(LEVEL::SAAS), Ok(CATEGORY::TPM_EVENTLOG)) => {
+                (&self.container, "tpm-saas", CONTAINER_PCR)
+            }
             (Err(_), _) | (_, Err(_)) => return Err(Error::InvalidRequest),
         };
-        shelf.get(Range::new(request.start_position, request.count)?, &self.publisher)
+        let range = Range::new(request.start_position, request.count)?;
+        shelf.get(name, view, range, &self.publisher)
     }
 
-    /// Reads every log that is there and was not read yet, so that the first client
-    /// does not wait for it, and says in a line what this machine has.
-    pub fn survey(&self) -> String {
-        let [container, _] = &self.container;
-        let shelves = [("TDX", &self.ccel), ("TPM", &self.tpm), ("container", container)];
-        let words = shelves.map(|(name, shelf)| match shelf.parsed() {
-            Ok(parsed) => format!("{name} {} events", parsed.log.len()),
-            Err(Error::NoLog { .. }) => format!("no {name} log"),
-            Err(error) => format!("{name} log unreadable ({error})"),
-        });
-        words.join(", ")
+    /// Reads the logs that are there, so that the first client does not wait for it.
+    pub fn read_logs(&self) {
+        for shelf in [&self.ccel, &self.tpm, &self.container] {
+            match shelf.parsed() {
+                Ok(parsed) => parsed.report(),
+                Err(Error::NoLog { .. }) => {}
+                Err(error) => ::log::warn!("{error}"),
+            }
+        }
+    }
+
+    /// What this machine has, in a line, as far as it was read: this is for the main
+    /// loop, which must not wait for a file.
+    pub fn known(&self) -> String {
+        let shelves = [("TDX", &self.ccel), ("TPM", &self.tpm), ("container", &self.container)];
+        shelves.map(|(name, shelf)| format!("{name} {}", shelf.known())).join(", ")
     }
 
     /// How many calls were answered, whatever the answer.
@@ -91,9 +102,11 @@ impl Eventlog {
     /// The gRPC service; every call is logged with who made it.
     pub fn register(self: Arc<Self>, builder: ServiceBuilder, peers: Peers) -> ServiceBuilder {
         builder.add_unary_handler(&GET_EVENTLOG, move |context, request, sink| {
+            // Now, since the caller may hang up and its descriptor be used again.
+            let peer = peers.of(&context.peer()).unwrap_or(Peer::UNKNOWN);
             let outcome = answer(|| self.get(&request));
             self.calls.fetch_add(1, Ordering::Relaxed);
-            log_call(&peers, &context, &request, &outcome);
+            log_call(peer, &request, &outcome);
             reply(
                 &context,
                 sink,
@@ -109,20 +122,24 @@ impl Eventlog {
 /// One log: its file, and what was read of it last.
 #[derive(Debug)]
 struct Shelf {
-    /// How its slices' names begin.
-    name: &'static str,
-    registers: Registers,
     source: Source,
-    parsed: Mutex<Option<Arc<Parsed>>>,
+    read: Mutex<Option<Read>>,
 }
 
-/// A log as the file was in one state.
+/// What became of reading a file that was in one state.
+#[derive(Debug)]
+struct Read {
+    path: PathBuf,
+    identity: Identity,
+    outcome: std::result::Result<Arc<Parsed>, Malformed>,
+}
+
+/// A log, and where its slices were published.
 #[derive(Debug)]
 struct Parsed {
     path: PathBuf,
-    identity: Identity,
     log: Log<Box<[u8]>>,
-    answers: Mutex<HashMap<Range, PathBuf>>,
+    answers: Mutex<HashMap<(&'static str, Range), PathBuf>>,
 }
 
 /// Beyond this many different requests the answers are looked up anew: each costs
@@ -130,13 +147,19 @@ struct Parsed {
 const MOST_ANSWERS: usize = 4096;
 
 impl Shelf {
-    fn new(name: &'static str, registers: Registers, source: Source) -> Self {
-        Shelf { name, registers, source, parsed: Mutex::new(None) }
+    fn new(source: Source) -> Self {
+        Shelf { source, read: Mutex::new(None) }
     }
 
-    fn get(&self, range: Range, publisher: &Publisher) -> Result<PathBuf> {
+    fn get(
+        &self,
+        name: &'static str,
+        view: View,
+        range: Range,
+        publisher: &Publisher,
+    ) -> Result<PathBuf> {
         let parsed = self.parsed()?;
-        if let Some(path) = locked(&parsed.answers).get(&range) {
+        if let Some(path) = locked(&parsed.answers).get(&(name, range)) {
             if publisher.serve_again(path) {
                 return Ok(path.clone());
             }
@@ -145,49 +168,75 @@ impl Shelf {
             OutOfReach::Request(error) => error,
             OutOfReach::Log(malformed) => Error::Malformed { path: parsed.path.clone(), malformed },
         })?;
-        let prefix = format!("{}-{}-{}", self.name, slice.first(), slice.count());
+        let prefix = format!("{name}-{}-{}", slice.first(), slice.count());
         let render = |to: &mut dyn std::io::Write| {
-            json::write(&slice, self.registers, to).map_err(std::io::Error::from)
+            json::write(&slice, view, to).map_err(std::io::Error::from)
         };
         let path = publisher.publish(&prefix, render, &slice.bytes())?;
         let mut answers = locked(&parsed.answers);
         if answers.len() >= MOST_ANSWERS {
             answers.clear();
         }
-        answers.insert(range, path.clone());
+        answers.insert((name, range), path.clone());
         Ok(path)
     }
 
     /// The log as its file is now: what was parsed last, where the file is still
     /// that one.
     fn parsed(&self) -> Result<Arc<Parsed>> {
-        let (path, identity) = self.source.locate()?;
+        let (path, identity) = self.source.locate().inspect_err(|_| *locked(&self.read) = None)?;
         // Held while reading, so that one thread reads and the others wait for it.
-        let mut parsed = locked(&self.parsed);
-        if let Some(parsed) = parsed.as_ref() {
-            if parsed.path == path && parsed.identity == identity {
-                return Ok(Arc::clone(parsed));
-            }
+        let mut read = locked(&self.read);
+        if !read.as_ref().is_some_and(|read| read.path == path && read.identity == identity) {
+            *read = None;
+            let (bytes, identity) = source::read(path)?;
+            let outcome = Log::parse(bytes).map(|log| {
+                // The file's mapping is given back here: only events are kept.
+                let log = log.detach();
+                Arc::new(Parsed { path: path.to_owned(), log, answers: Mutex::default() })
+            });
+            *read = Some(Read { path: path.to_owned(), identity, outcome });
         }
-        let (bytes, identity) = source::read(path)?;
-        let malformed = |malformed| Error::Malformed { path: path.to_owned(), malformed };
-        // The file's mapping is given back here: only events are kept.
-        let log = Log::parse(bytes).map_err(malformed)?.detach();
-        self.report(path, &log);
-        let answers = Mutex::default();
-        let fresh = Arc::new(Parsed { path: path.to_owned(), identity, log, answers });
-        *parsed = Some(Arc::clone(&fresh));
-        Ok(fresh)
+        match read.as_ref().map(|read| &read.outcome) {
+            Some(Ok(parsed)) => Ok(Arc::clone(parsed)),
+            Some(Err(malformed)) => {
+                Err(Error::Malformed { path: path.to_owned(), malformed: *malformed })
+            }
+            None => Err(Error::NoLog { path: path.to_owned() }),
+        }
     }
 
-    fn report(&self, path: &Path, log: &Log<Box<[u8]>>) {
-        let path = path.display();
-        ::log::info!("{path}: {} events", log.len());
-        if let End::Broken(malformed) = log.end() {
+    fn known(&self) -> String {
+        // A thread that reads a file right now holds the lock: then it is not known.
+        let Ok(read) = self.read.try_lock() else { return "being read".to_owned() };
+        match read.as_ref().map(|read| &read.outcome) {
+            None => "none".to_owned(),
+            Some(Err(malformed)) => format!("unreadable ({malformed})"),
+            Some(Ok(parsed)) => match parsed.log.end() {
+                End::Broken(malformed) => {
+                    format!(
+                        "{} events, then broken at offset {}",
+                        parsed.log.len(),
+                        malformed.offset
+                    )
+                }
+                _ => format!("{} events", parsed.log.len()),
+            },
+        }
+    }
+}
+
+impl Parsed {
+    fn report(&self) {
+        let path = self.path.display();
+        ::log::info!("{path}: {} events", self.log.len());
+        if let End::Broken(malformed) = self.log.end() {
             ::log::warn!("{path}: {malformed}");
         }
-        for warning in warnings(log, self.registers) {
-            ::log::debug!("{path}: {warning}");
+        if ::log::log_enabled!(::log::Level::Debug) {
+            for warning in warnings(&self.log, Registers::Pcr) {
+                ::log::debug!("{path}: {warning}");
+            }
         }
     }
 }
@@ -218,19 +267,13 @@ pub fn reply<T: 'static>(context: &RpcContext<'_>, sink: UnarySink<T>, outcome: 
     });
 }
 
-fn log_call(
-    peers: &Peers,
-    context: &RpcContext<'_>,
-    request: &GetEventlogRequest,
-    outcome: &Result<PathBuf>,
-) {
+fn log_call(peer: Peer, request: &GetEventlogRequest, outcome: &Result<PathBuf>) {
     let level = if outcome.is_ok() { ::log::Level::Info } else { ::log::Level::Warn };
-    if !::log::log_enabled!(level) {
-        return;
-    }
-    let Peer { pid, uid, gid } = peers.of(&context.peer()).unwrap_or(Peer::GONE);
+    let Peer { pid, uid, gid } = peer;
     let outcome: &dyn fmt::Display = match outcome {
         Ok(path) => &path.display(),
+        // The text on the wire is fixed and leaves this out.
+        Err(error @ Error::CountPastEnd { events }) => &format!("{error}: {events} events"),
         Err(error) => error,
     };
     ::log::log!(
