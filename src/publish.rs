@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{renameat2, Flock, FlockArg, RenameFlags};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,8 @@ const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o2750;
 const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".tmp-";
+/// How old a slice's time of change may become while the slice is served.
+const TOUCH_AFTER: Duration = Duration::from_secs(60);
 /// 16 hexadecimal digits of SHA-256 in a file's name.
 const HASH_BYTES: usize = 8;
 
@@ -79,13 +81,15 @@ impl Publisher {
     pub fn open(directory: &Path, keep: usize) -> Result<Publisher> {
         let failed = |source| Error::OutputDir { path: directory.to_owned(), source };
         create(directory).map_err(failed)?;
+        // Clients have another working directory.
+        let directory = &fs::canonicalize(directory).map_err(failed)?;
         let lock = lock(directory)?;
         let mut slices = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let file_name = entry.file_name();
             let Some(name) = file_name.to_str() else { continue };
-            if name.starts_with(TEMPORARY) {
+            if name.starts_with(TEMPORARY) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 fs::remove_file(entry.path()).map_err(failed)?;
             } else if let Some(slice) = slice_name(name) {
                 let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -104,7 +108,7 @@ impl Publisher {
             temporary: AtomicU64::new(0),
             _lock: lock,
         };
-        publisher.evict();
+        publisher.evict(&mut publisher.kept());
         Ok(publisher)
     }
 
@@ -125,19 +129,18 @@ impl Publisher {
         for piece in bin {
             bin_file.write_all(piece).map_err(failed)?;
         }
+        // Both are whole and on the disk before either has a final name.
+        bin_file.finish().map_err(failed)?;
+        json_file.finish().map_err(failed)?;
         let name = format!("{prefix}-{}", json_file.hash());
-        // From here on it is the last that another thread would evict.
-        self.kept().serve(&name);
-        // The path that is answered comes last: where it stands, the other does.
         let path = self.path(&name, "json");
-        let renamed =
-            bin_file.rename(&self.path(&name, "bin")).and_then(|()| json_file.rename(&path));
-        if let Err(error) = renamed {
-            // What stands there is not ours to evict either.
-            self.kept().served.remove(&name);
-            return Err(error);
-        }
-        self.evict();
+        // Nobody evicts the one while the other gets its name.
+        let mut kept = self.kept();
+        // The path that is answered comes last: where it stands, the other does.
+        bin_file.rename(&self.path(&name, "bin"))?;
+        json_file.rename(&path)?;
+        kept.serve(&name);
+        self.evict(&mut kept);
         Ok(path)
     }
 
@@ -145,16 +148,26 @@ impl Publisher {
     /// deleted it.
     pub fn serve_again(&self, path: &Path) -> bool {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { return false };
-        // First, so that it is not evicted once it has been seen to stand.
-        self.kept().serve(name);
-        let stands =
-            |ending| fs::symlink_metadata(self.path(name, ending)).is_ok_and(|m| m.is_file());
-        stands("json") && stands("bin")
+        let mut kept = self.kept();
+        let file = |ending| {
+            let metadata = fs::symlink_metadata(self.path(name, ending)).ok()?;
+            metadata.is_file().then_some(metadata)
+        };
+        let (Some(json), Some(_)) = (file("json"), file("bin")) else { return false };
+        kept.serve(name);
+        // The next server knows by this time what was served last.
+        let age = json.modified().ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > TOUCH_AFTER) {
+            let touched = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+            if let Err(error) = touched {
+                ::log::debug!("{}: {error}", path.display());
+            }
+        }
+        true
     }
 
     /// Removes slices beyond the bound, the one that was served longest ago first.
-    fn evict(&self) {
-        let mut kept = self.kept();
+    fn evict(&self, kept: &mut Kept) {
         while let Some(name) = kept.oldest_beyond(self.keep) {
             for ending in ["json", "bin"] {
                 let path = self.path(&name, ending);
@@ -193,7 +206,10 @@ fn create(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
     // The umask took part in the mode above.
     fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
@@ -273,12 +289,16 @@ impl Temporary {
         hex(digest.get(..HASH_BYTES).unwrap_or_default())
     }
 
+    /// Makes what was written durable.
+    fn finish(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_ref().sync_all()
+    }
+
     /// Gives the file its final name. Where a file of that name and content stands
     /// already, that one is kept; anything else there is somebody else's.
-    fn rename(mut self, to: &Path) -> Result<()> {
+    fn rename(self, to: &Path) -> Result<()> {
         let failed = |source| Error::Publish { path: to.to_owned(), source };
-        self.writer.flush().map_err(failed)?;
-        self.writer.get_ref().sync_all().map_err(failed)?;
         match renameat2(None, &self.path, None, to, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => Ok(()),
             Err(nix::errno::Errno::EEXIST) if is_copy(&self.path, to).unwrap_or(false) => Ok(()),

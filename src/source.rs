@@ -13,6 +13,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapMut};
+use nix::sys::statfs::{
+    fstatfs, FsType, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+};
 
 use crate::error::{Error, Result};
 
@@ -135,14 +138,22 @@ pub fn read(path: &Path) -> Result<(Bytes, Identity)> {
     Ok((Bytes::Read { map, length }, identity))
 }
 
+/// File systems whose files change through this kernel alone, so that its leases
+/// hold: a host can truncate a file of virtiofs whatever our kernel promised.
+const LOCAL: [FsType; 4] = [TMPFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
+
 /// Maps a file that nobody can change meanwhile, `None` where that cannot be had.
 ///
 /// A mapped file that its owner truncates kills its reader with SIGBUS. A read
 /// lease (fcntl(2), F_SETLEASE) rules that out: the kernel grants it only while
 /// nobody has the file open for writing, and makes whoever opens or truncates it
-/// later wait until we close it. Files of other owners and file systems without
-/// leases are read instead.
+/// later wait until we close it, or for /proc/sys/fs/lease-break-time: 45 s, where
+/// a parse takes milliseconds. Other files are read instead: those of other owners,
+/// on other file systems, or open for writing.
 fn map_under_lease(file: &File) -> Option<Mmap> {
+    if !fstatfs(file).is_ok_and(|system| LOCAL.contains(&system.filesystem_type())) {
+        return None;
+    }
     let descriptor = file.as_raw_fd();
     // SAFETY: both commands take an int and touch no memory of ours. SIGURG, which
     // is ignored by default, replaces SIGIO, which would end the process, as the
@@ -154,9 +165,10 @@ fn map_under_lease(file: &File) -> Option<Mmap> {
     if !leased {
         return None;
     }
-    // SAFETY: the bytes behind the map neither change nor vanish while it lives:
-    // the lease just taken keeps writers out until `file` is closed, and `Bytes`
-    // drops the map, declared before the file, first.
+    // SAFETY: the bytes behind the map neither change nor vanish while it lives,
+    // which is until the parse that follows is done: the lease just taken keeps
+    // writers out for that time, `Bytes` drops the map, declared before the file,
+    // first, and callers do not keep it.
     unsafe { Mmap::map(file) }.ok()
 }
 

@@ -51,7 +51,10 @@ fn systemd_is_told_the_truth() {
     command.env("NOTIFY_SOCKET", &notifications.path).env("WATCHDOG_USEC", "400000");
     server.adopt(command.spawn().unwrap());
     let ready = notifications.next("READY=1");
-    assert!(ready.contains("STATUS=Serving: TDX 26 events, TPM "), "{ready}");
+    assert!(
+        ready.contains("STATUS=Serving: TDX 26 events, TPM 24 events, container none; "),
+        "{ready}"
+    );
     assert!(server.get(TDX, 0, 0).is_ok(), "ready means that it answers");
     for _ in 0..3 {
         notifications.next("WATCHDOG=1");
@@ -63,7 +66,7 @@ fn systemd_is_told_the_truth() {
 }
 
 #[test]
-fn a_stopped_loop_no_longer_feeds_the_watchdog() {
+fn a_server_that_hangs_no_longer_feeds_the_watchdog() {
     let mut server = Server::stopped();
     let notifications = Notifications::listen(&server);
     let mut command = server.command(&[]);
@@ -154,6 +157,25 @@ fn watchers_of_health_learn_of_the_drain_and_do_not_hold_it_up() {
     server.signal(Signal::SIGTERM);
     assert_eq!(next(), Some(ServingStatus::NOT_SERVING));
     assert_eq!(next(), None);
+    assert!(server.wait().success());
+    assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
+}
+
+/// Clients that say nothing, or hold a call open for ever, and a second signal.
+#[test]
+fn nobody_holds_up_the_stop_for_more_than_five_seconds() {
+    use ccnp_eventlog::rpc::REFLECTION;
+    let mut server = Server::start(&[]);
+    let _silent = UnixStream::connect(server.socket()).unwrap();
+    let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
+        .connect(&format!("unix:{}", server.socket().display()));
+    let client = Client::new(channel);
+    let _open = client.duplex_streaming(&REFLECTION, CallOption::default()).unwrap();
+    assert!(server.get(TDX, 1, 1).is_ok());
+    let told = Instant::now();
+    server.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(200));
+    server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
 }

@@ -74,6 +74,19 @@ fn of_more_slices_than_are_kept_the_one_served_longest_ago_goes_first() {
 }
 
 #[test]
+fn the_path_can_be_opened_from_anywhere() {
+    let mut server = Server::stopped();
+    let mut command = server.command(&["--output-dir", "below/here"]);
+    server.adopt(command.current_dir(server.folder.path()).spawn().unwrap());
+    server.until("the server answers", || server.get(TDX, 1, 1).is_ok());
+    let path = server.get(TDX, 1, 1).unwrap();
+    assert!(path.is_absolute() && path.is_file(), "{}", path.display());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(path.parent().unwrap()), 0o2750);
+    assert_eq!(mode(&server.path("below")) & 0o111, 0o111, "the way there is open");
+}
+
+#[test]
 fn nothing_at_a_slices_name_is_overwritten() {
     let server = Server::start(&[]);
     let path = server.get(TDX, 1, 1).unwrap();
@@ -148,6 +161,9 @@ fn a_full_disk_is_said_and_leaves_nothing_half() {
     assert!(text.contains("No space left on device"), "{text}");
     let seen = PathBuf::from(format!("/proc/{}/root{}", server.pid(), full.display()));
     assert!(names(&seen).iter().all(|name| !name.starts_with(".tmp-")), "{:?}", names(&seen));
+    let (jsons, bins): (Vec<_>, Vec<_>) =
+        names(&seen).into_iter().partition(|name| name.ends_with(".json"));
+    assert_eq!(jsons.len(), bins.len(), "no half of a pair: {jsons:?} {bins:?}");
     assert!(answers(&server).is_ok(), "the slice that fits is still served");
 }
 

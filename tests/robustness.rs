@@ -180,18 +180,36 @@ fn running_out_of_descriptors_is_borne() {
 fn health_watchers_that_go_away_are_forgotten() {
     use ccnp_eventlog::rpc::health::HealthCheckRequest;
     use ccnp_eventlog::rpc::HEALTH_WATCH;
+    use ccnp_eventlog::server::health::Health;
     use futures_util::StreamExt;
-    let mut server = Server::start(&[]);
-    for _ in 0..200 {
-        let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
-            .use_local_subchannel_pool(true)
-            .connect(&format!("unix:{}", server.socket().display()));
-        let client = Client::new(channel);
+    let folder = tempfile::TempDir::new().unwrap();
+    let address = format!("unix:{}", folder.path().join("socket").display());
+    let health = Arc::new(Health::default());
+    let service = Arc::clone(&health).register(ServiceBuilder::new()).build();
+    let mut server = ServerBuilder::new(Arc::new(Environment::new(1)))
+        .register_service(service)
+        .build()
+        .unwrap();
+    server.add_listening_port(&address, ServerCredentials::insecure()).unwrap();
+    server.start();
+    let channel = ChannelBuilder::new(Arc::new(Environment::new(1))).connect(&address);
+    let client = Client::new(channel);
+    let watch = || {
         let request = HealthCheckRequest::new();
         let mut updates =
             client.server_streaming(&HEALTH_WATCH, &request, CallOption::default()).unwrap();
         assert!(futures_executor::block_on(updates.next()).unwrap().is_ok());
-    }
-    server.signal(nix::sys::signal::Signal::SIGTERM);
-    assert!(server.wait().success());
+        updates
+    };
+    let wait_for = |watchers: usize| {
+        let begin = Instant::now();
+        while health.watchers() != watchers {
+            assert!(begin.elapsed() < PATIENCE, "{} watchers", health.watchers());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let held: Vec<_> = (0..20).map(|_| watch()).collect();
+    wait_for(20);
+    drop(held);
+    wait_for(0);
 }

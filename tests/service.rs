@@ -240,7 +240,10 @@ fn unreadable_empty_and_oversized_files_are_told_apart() {
     fs::File::create(server.path("huge")).unwrap().set_len((16 << 20) + 1).unwrap();
     fs::write(server.path("words"), "these are words and not an event log, however long").unwrap();
     fs::create_dir(server.path("folder")).unwrap();
+    let fifo = nix::unistd::mkfifo(&server.path("fifo"), nix::sys::stat::Mode::S_IRWXU);
+    fifo.unwrap();
     for (name, code, words) in [
+        ("fifo", Code::INTERNAL, "not a regular file"),
         ("empty", Code::NOT_FOUND, "no event log"),
         ("huge", Code::RESOURCE_EXHAUSTED, "larger than the limit of 16777216 bytes"),
         ("words", Code::DATA_LOSS, "not an event log"),
@@ -336,6 +339,57 @@ fn health_is_told_for_the_server_and_its_service() {
         Err(Error::Call { status }) => assert_eq!(status.code(), Code::NOT_FOUND),
         other => panic!("{other:?}"),
     }
+}
+
+/// The container log is one file: as RTMRs it shows its SHA384 bank, as PCRs its
+/// SHA256 bank.
+#[test]
+fn the_container_log_is_told_in_the_bank_of_the_category() {
+    let server = Server::stopped();
+    let mut log = Vec::new();
+    write_spec_id(&mut log, 0, &[(algorithm::SHA256, 32), (algorithm::SHA384, 48)], b"").unwrap();
+    let digests = [
+        Digest { algorithm: algorithm::SHA256, bytes: &[1; 32] },
+        Digest { algorithm: algorithm::SHA384, bytes: &[2; 48] },
+    ];
+    write_event(&mut log, 4, 6, &digests, b"a container's record").unwrap();
+    fs::write(server.path("container.log"), &log).unwrap();
+    let mut server = server;
+    server.run(&[]);
+    for (category, bank, digest, register) in [
+        (0, algorithm::SHA384, hex(&[2; 48]), "RTMR3"),
+        (1, algorithm::SHA256, hex(&[1; 32]), "PCR4"),
+    ] {
+        let path = server.get((1, category), 0, 0).unwrap();
+        let event = &json(&path)["EventLogs"][0];
+        assert_eq!((&event["DigestCount"], &event["AlgorithmId"]), (&1.into(), &bank.into()));
+        let shown = event["DigestsByAlgorithm"].as_object().unwrap();
+        assert_eq!(shown.values().collect::<Vec<_>>(), [&Value::from(digest)]);
+        assert_eq!(event["Register"], register);
+        assert_eq!(read(&path.with_extension("bin")), log, "the bytes are the whole record");
+    }
+}
+
+/// The caller hangs up before it is answered, which takes a while here.
+#[test]
+fn nobody_calls_anonymously() {
+    let mut server = Server::stopped();
+    let log = server.path("large");
+    fs::write(&log, common::large_log(8 << 20)).unwrap();
+    server.run(&["--ccel", log.to_str().unwrap()]);
+    let mut caller = Command::new(CTL)
+        .args(["get", "tdx", "--quiet", "--socket"])
+        .arg(server.socket())
+        .spawn()
+        .unwrap();
+    server.until("the slice is being written", || {
+        let entries = fs::read_dir(server.output()).unwrap();
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-"))
+    });
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    let expected = format!("by uid {} pid {} ", nix::unistd::getuid(), caller.id());
+    server.until("the call is logged", || server.log().contains(&expected));
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl Health {
         }
     }
 
+    /// How many calls of Watch are under way.
+    pub fn watchers(&self) -> usize {
+        self.state().watchers.len()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
