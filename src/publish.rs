@@ -13,7 +13,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{renameat2, Flock, FlockArg, RenameFlags};
@@ -40,7 +40,7 @@ pub struct Publisher {
     directory: PathBuf,
     /// How many slices are kept.
     keep: usize,
-    kept: Mutex<Kept>,
+    kept: RwLock<Kept>,
     temporary: AtomicU64,
     /// Held as long as we live; the kernel frees it when we do not.
     _lock: Flock<File>,
@@ -49,26 +49,32 @@ pub struct Publisher {
 /// The published slices by name, each with the turn it was last served at.
 #[derive(Debug, Default)]
 struct Kept {
-    served: HashMap<String, u64>,
-    turn: u64,
+    served: HashMap<String, AtomicU64>,
+    turn: AtomicU64,
 }
 
 impl Kept {
-    fn serve(&mut self, name: &str) {
-        self.turn = self.turn.saturating_add(1);
-        match self.served.get_mut(name) {
-            Some(turn) => *turn = self.turn,
-            None => {
-                self.served.insert(name.to_owned(), self.turn);
-            }
-        }
+    fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn oldest_beyond(&mut self, keep: usize) -> Option<String> {
+    fn add(&mut self, name: &str) {
+        let turn = self.next_turn();
+        self.served.insert(name.to_owned(), turn.into());
+    }
+
+    /// `false` where the slice is not kept.
+    fn serve(&self, name: &str) -> bool {
+        let turn = self.next_turn();
+        self.served.get(name).map(|served| served.store(turn, Ordering::Relaxed)).is_some()
+    }
+
+    fn take_oldest_beyond(&mut self, keep: usize) -> Option<String> {
         if self.served.len() <= keep {
             return None;
         }
-        let oldest = self.served.iter().min_by_key(|(_, turn)| **turn)?.0.clone();
+        let turn = |(_, turn): &(&String, &AtomicU64)| turn.load(Ordering::Relaxed);
+        let oldest = self.served.iter().min_by_key(turn)?.0.clone();
         self.served.remove(&oldest);
         Some(oldest)
     }
@@ -99,12 +105,12 @@ impl Publisher {
         slices.sort();
         let mut kept = Kept::default();
         for (_, slice) in &slices {
-            kept.serve(slice);
+            kept.add(slice);
         }
         let publisher = Publisher {
             directory: directory.to_owned(),
             keep,
-            kept: Mutex::new(kept),
+            kept: RwLock::new(kept),
             temporary: AtomicU64::new(0),
             _lock: lock,
         };
@@ -139,7 +145,7 @@ impl Publisher {
         // The path that is answered comes last: where it stands, the other does.
         bin_file.rename(&self.path(&name, "bin"))?;
         json_file.rename(&path)?;
-        kept.serve(&name);
+        kept.add(&name);
         self.evict(&mut kept);
         Ok(path)
     }
@@ -148,13 +154,19 @@ impl Publisher {
     /// deleted it.
     pub fn serve_again(&self, path: &Path) -> bool {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { return false };
-        let mut kept = self.kept();
+        // Counted first, so that nobody evicts what is then seen to stand; and not
+        // looked at under the lock, which publishing waits for.
+        if !self.kept.read().unwrap_or_else(PoisonError::into_inner).serve(name) {
+            return false;
+        }
         let file = |ending| {
             let metadata = fs::symlink_metadata(self.path(name, ending)).ok()?;
             metadata.is_file().then_some(metadata)
         };
-        let (Some(json), Some(_)) = (file("json"), file("bin")) else { return false };
-        kept.serve(name);
+        let (Some(json), Some(_)) = (file("json"), file("bin")) else {
+            self.kept().served.remove(name);
+            return false;
+        };
         // The next server knows by this time what was served last.
         let age = json.modified().ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age > TOUCH_AFTER) {
@@ -168,7 +180,7 @@ impl Publisher {
 
     /// Removes slices beyond the bound, the one that was served longest ago first.
     fn evict(&self, kept: &mut Kept) {
-        while let Some(name) = kept.oldest_beyond(self.keep) {
+        while let Some(name) = kept.take_oldest_beyond(self.keep) {
             for ending in ["json", "bin"] {
                 let path = self.path(&name, ending);
                 match fs::remove_file(&path) {
@@ -186,8 +198,8 @@ impl Publisher {
 
     /// A panic elsewhere leaves at worst one slice uncounted, which the next start
     /// finds again: no reason to stop serving.
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> RwLockWriteGuard<'_, Kept> {
+        self.kept.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, source: io::Error) -> Error {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use grpcio::{RpcContext, RpcStatus, ServiceBuilder, UnarySink};
 
@@ -123,7 +123,7 @@ impl Eventlog {
 #[derive(Debug)]
 struct Shelf {
     source: Source,
-    read: Mutex<Option<Read>>,
+    read: RwLock<Option<Read>>,
 }
 
 /// What became of reading a file that was in one state.
@@ -139,7 +139,7 @@ struct Read {
 struct Parsed {
     path: PathBuf,
     log: Log<Box<[u8]>>,
-    answers: Mutex<HashMap<(&'static str, Range), PathBuf>>,
+    answers: RwLock<HashMap<(&'static str, Range), PathBuf>>,
 }
 
 /// Beyond this many different requests the answers are looked up anew: each costs
@@ -148,7 +148,7 @@ const MOST_ANSWERS: usize = 4096;
 
 impl Shelf {
     fn new(source: Source) -> Self {
-        Shelf { source, read: Mutex::new(None) }
+        Shelf { source, read: RwLock::new(None) }
     }
 
     fn get(
@@ -159,7 +159,7 @@ impl Shelf {
         publisher: &Publisher,
     ) -> Result<PathBuf> {
         let parsed = self.parsed()?;
-        if let Some(path) = locked(&parsed.answers).get(&(name, range)) {
+        if let Some(path) = shared(&parsed.answers).get(&(name, range)) {
             if publisher.serve_again(path) {
                 return Ok(path.clone());
             }
@@ -173,7 +173,7 @@ impl Shelf {
             json::write(&slice, view, to).map_err(std::io::Error::from)
         };
         let path = publisher.publish(&prefix, render, &slice.bytes())?;
-        let mut answers = locked(&parsed.answers);
+        let mut answers = alone(&parsed.answers);
         if answers.len() >= MOST_ANSWERS {
             answers.clear();
         }
@@ -184,31 +184,28 @@ impl Shelf {
     /// The log as its file is now: what was parsed last, where the file is still
     /// that one.
     fn parsed(&self) -> Result<Arc<Parsed>> {
-        let (path, identity) = self.source.locate().inspect_err(|_| *locked(&self.read) = None)?;
-        // Held while reading, so that one thread reads and the others wait for it.
-        let mut read = locked(&self.read);
-        if !read.as_ref().is_some_and(|read| read.path == path && read.identity == identity) {
-            *read = None;
-            let (bytes, identity) = source::read(path)?;
-            let outcome = Log::parse(bytes).map(|log| {
-                // The file's mapping is given back here: only events are kept.
-                let log = log.detach();
-                Arc::new(Parsed { path: path.to_owned(), log, answers: Mutex::default() })
-            });
-            *read = Some(Read { path: path.to_owned(), identity, outcome });
+        let (path, identity) = self.source.locate().inspect_err(|_| *alone(&self.read) = None)?;
+        if let Some(read) = shared(&self.read).as_ref().filter(|read| read.is_of(path, identity)) {
+            return read.parsed();
         }
-        match read.as_ref().map(|read| &read.outcome) {
-            Some(Ok(parsed)) => Ok(Arc::clone(parsed)),
-            Some(Err(malformed)) => {
-                Err(Error::Malformed { path: path.to_owned(), malformed: *malformed })
-            }
-            None => Err(Error::NoLog { path: path.to_owned() }),
+        // One thread reads, and the others wait for what it finds.
+        let mut slot = alone(&self.read);
+        if let Some(read) = slot.as_ref().filter(|read| read.is_of(path, identity)) {
+            return read.parsed();
         }
+        *slot = None;
+        let (bytes, identity) = source::read(path)?;
+        let outcome = Log::parse(bytes).map(|log| {
+            // The file's mapping is given back here: only events are kept.
+            let log = log.detach();
+            Arc::new(Parsed { path: path.to_owned(), log, answers: RwLock::default() })
+        });
+        slot.insert(Read { path: path.to_owned(), identity, outcome }).parsed()
     }
 
     fn known(&self) -> String {
         // A thread that reads a file right now holds the lock: then it is not known.
-        let Ok(read) = self.read.try_lock() else { return "being read".to_owned() };
+        let Ok(read) = self.read.try_read() else { return "being read".to_owned() };
         match read.as_ref().map(|read| &read.outcome) {
             None => "none".to_owned(),
             Some(Err(malformed)) => format!("unreadable ({malformed})"),
@@ -223,6 +220,20 @@ impl Shelf {
                 _ => format!("{} events", parsed.log.len()),
             },
         }
+    }
+}
+
+impl Read {
+    fn is_of(&self, path: &Path, identity: Identity) -> bool {
+        self.identity == identity && self.path == path
+    }
+
+    fn parsed(&self) -> Result<Arc<Parsed>> {
+        let malformed = |malformed: &Malformed| Error::Malformed {
+            path: self.path.clone(),
+            malformed: *malformed,
+        };
+        self.outcome.as_ref().map(Arc::clone).map_err(malformed)
     }
 }
 
@@ -241,10 +252,15 @@ impl Parsed {
     }
 }
 
-/// A lock whose holder panicked guards a cache, and a cache is never half-changed
-/// here.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks that guard caches: a holder that panicked never leaves one half-changed.
+/// Warm calls share them, since a thread that waits for another costs more than all
+/// else that such a call does.
+fn shared<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alone<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a handler so that a bug in it costs one call and not the server: a panic
