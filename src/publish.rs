@@ -10,11 +10,11 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{renameat2, Flock, FlockArg, RenameFlags};
 use sha2::{Digest, Sha256};
@@ -29,8 +29,8 @@ const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o2750;
 const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".tmp-";
-/// How old a slice's time of change may become while the slice is served.
-const TOUCH_AFTER: Duration = Duration::from_secs(60);
+const NEVER: u64 = 0;
+const SETTLED: Duration = Duration::from_millis(100);
 /// 16 hexadecimal digits of SHA-256 in a file's name.
 const HASH_BYTES: usize = 8;
 
@@ -38,6 +38,8 @@ const HASH_BYTES: usize = 8;
 #[derive(Debug)]
 pub struct Publisher {
     directory: PathBuf,
+    /// Its device and inode.
+    identity: (u64, u64),
     /// How many slices are kept.
     keep: usize,
     kept: RwLock<Kept>,
@@ -46,11 +48,20 @@ pub struct Publisher {
     _lock: Flock<File>,
 }
 
-/// The published slices by name, each with the turn it was last served at.
+/// The published slices by name.
 #[derive(Debug, Default)]
 struct Kept {
-    served: HashMap<String, AtomicU64>,
+    served: HashMap<String, Served>,
     turn: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Served {
+    /// The turn at which the slice was served last.
+    turn: AtomicU64,
+    /// The directory's time of change with which both files were last seen to
+    /// stand: as long as it stays, nobody has deleted any.
+    seen: AtomicU64,
 }
 
 impl Kept {
@@ -59,21 +70,22 @@ impl Kept {
     }
 
     fn add(&mut self, name: &str) {
-        let turn = self.next_turn();
-        self.served.insert(name.to_owned(), turn.into());
+        let served = Served { turn: self.next_turn().into(), seen: NEVER.into() };
+        self.served.insert(name.to_owned(), served);
     }
 
-    /// `false` where the slice is not kept.
-    fn serve(&self, name: &str) -> bool {
-        let turn = self.next_turn();
-        self.served.get(name).map(|served| served.store(turn, Ordering::Relaxed)).is_some()
+    /// The slice, now served last; `None` where it is not kept.
+    fn serve(&self, name: &str) -> Option<&Served> {
+        let served = self.served.get(name)?;
+        served.turn.store(self.next_turn(), Ordering::Relaxed);
+        Some(served)
     }
 
     fn take_oldest_beyond(&mut self, keep: usize) -> Option<String> {
         if self.served.len() <= keep {
             return None;
         }
-        let turn = |(_, turn): &(&String, &AtomicU64)| turn.load(Ordering::Relaxed);
+        let turn = |(_, served): &(&String, &Served)| served.turn.load(Ordering::Relaxed);
         let oldest = self.served.iter().min_by_key(turn)?.0.clone();
         self.served.remove(&oldest);
         Some(oldest)
@@ -99,7 +111,7 @@ impl Publisher {
                 fs::remove_file(entry.path()).map_err(failed)?;
             } else if let Some(slice) = slice_name(name) {
                 let modified = entry.metadata().and_then(|metadata| metadata.modified());
-                slices.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), slice.to_owned()));
+                slices.push((modified.unwrap_or(UNIX_EPOCH), slice.to_owned()));
             }
         }
         slices.sort();
@@ -107,8 +119,10 @@ impl Publisher {
         for (_, slice) in &slices {
             kept.add(slice);
         }
+        let metadata = fs::metadata(directory).map_err(failed)?;
         let publisher = Publisher {
             directory: directory.to_owned(),
+            identity: (metadata.dev(), metadata.ino()),
             keep,
             kept: RwLock::new(kept),
             temporary: AtomicU64::new(0),
@@ -154,28 +168,36 @@ impl Publisher {
     /// deleted it.
     pub fn serve_again(&self, path: &Path) -> bool {
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { return false };
-        // Counted first, so that nobody evicts what is then seen to stand; and not
-        // looked at under the lock, which publishing waits for.
-        if !self.kept.read().unwrap_or_else(PoisonError::into_inner).serve(name) {
-            return false;
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        // Counted first, so that nobody evicts what is then seen to stand.
+        let Some(served) = kept.serve(name) else { return false };
+        let changed = self.time_of_change();
+        if changed != NEVER && changed == served.seen.load(Ordering::Relaxed) {
+            return true;
         }
-        let file = |ending| {
-            let metadata = fs::symlink_metadata(self.path(name, ending)).ok()?;
-            metadata.is_file().then_some(metadata)
+        let stands = |ending| {
+            fs::symlink_metadata(self.path(name, ending)).is_ok_and(|metadata| metadata.is_file())
         };
-        let (Some(json), Some(_)) = (file("json"), file("bin")) else {
-            self.kept().served.remove(name);
-            return false;
-        };
-        // The next server knows by this time what was served last.
-        let age = json.modified().ok().and_then(|time| time.elapsed().ok());
-        if age.is_some_and(|age| age > TOUCH_AFTER) {
-            let touched = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
-            if let Err(error) = touched {
-                ::log::debug!("{}: {error}", path.display());
-            }
+        if stands("json") && stands("bin") {
+            served.seen.store(changed, Ordering::Relaxed);
+            return true;
         }
-        true
+        drop(kept);
+        self.kept().served.remove(name);
+        false
+    }
+
+    /// When a file last came to the directory or left it, in nanoseconds; [`NEVER`]
+    /// where that tells nothing: it is another directory by now, or the change is so
+    /// recent that the clock, which ticks in milliseconds, would not show the next.
+    fn time_of_change(&self) -> u64 {
+        let Ok(metadata) = fs::metadata(&self.directory) else { return NEVER };
+        let Ok(modified) = metadata.modified() else { return NEVER };
+        let settled = modified.elapsed().is_ok_and(|age| age > SETTLED);
+        match modified.duration_since(UNIX_EPOCH).map(|time| u64::try_from(time.as_nanos())) {
+            Ok(Ok(time)) if settled && (metadata.dev(), metadata.ino()) == self.identity => time,
+            _ => NEVER,
+        }
     }
 
     /// Removes slices beyond the bound, the one that was served longest ago first.
@@ -210,6 +232,22 @@ impl Publisher {
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::ReadOnlyFilesystem => Error::OutputDir { path, source },
             _ => Error::Publish { path, source },
+        }
+    }
+}
+
+impl Drop for Publisher {
+    /// Leaves the slices' times of change in the order in which they were served,
+    /// which is how the next server learns of it.
+    fn drop(&mut self) {
+        let kept = self.kept();
+        let mut names: Vec<_> = kept.served.iter().collect();
+        names.sort_by_key(|(_, served)| served.turn.load(Ordering::Relaxed));
+        let mut time = SystemTime::now();
+        for (name, _) in names.into_iter().rev() {
+            time = time.checked_sub(Duration::from_millis(1)).unwrap_or(time);
+            // Whatever fails here costs the order, and no slice.
+            let _ = File::open(self.path(name, "json")).and_then(|file| file.set_modified(time));
         }
     }
 }
