@@ -181,18 +181,19 @@ fn nobody_holds_up_the_stop_for_more_than_five_seconds() {
 }
 
 /// One socket, as systemd keeps it, a hundred servers one after the other, and
-/// clients that do not try again: one with a connection for each call, and for the
-/// first ten servers, since these then have to see it off, one with a lasting one.
+/// clients that do not try again: one with a connection for each call, and one that
+/// calls over a lasting connection.
 #[test]
 fn a_hundred_restarts_under_one_socket_fail_no_call() {
     let mut server = Server::stopped();
     let listener = UnixListener::bind(server.socket()).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(AtomicU32::new(0));
-    server.adopt(activated(&server, &listener, "grpc", &[]));
-    let client = |lasting: bool, stop: &Arc<AtomicBool>| {
-        let (stop, answered, socket) = (Arc::clone(stop), Arc::clone(&answered), server.socket());
-        std::thread::spawn(move || -> Result<(), Error> {
+    let path = server.socket();
+    let client = |lasting: bool| {
+        let (stop, socket) = (Arc::clone(&stop), path.clone());
+        let answered = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&answered);
+        let thread = std::thread::spawn(move || -> Result<(), Error> {
             let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
                 .use_local_subchannel_pool(true)
                 .connect(&format!("unix:{}", socket.display()));
@@ -206,31 +207,33 @@ fn a_hundred_restarts_under_one_socket_fail_no_call() {
                         .map_err(Error::CallFailed)?,
                     false => call(&socket, &GET_EVENTLOG, &request, PATIENCE)?,
                 };
-                answered.fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
-        })
+        });
+        (thread, answered)
     };
-    let lasting_stops = Arc::new(AtomicBool::new(false));
-    let clients = [client(false, &stop), client(true, &lasting_stops)];
+    server.adopt(activated(&server, &listener, "grpc", &[]));
+    let clients = [client(false), client(true)];
     for restart in 0..100 {
-        let before = answered.load(Ordering::Relaxed);
-        lasting_stops.store(restart >= 10, Ordering::Relaxed);
-        let failed = || clients[0].is_finished() || restart < 10 && clients[1].is_finished();
-        server.until("calls are answered", || {
-            answered.load(Ordering::Relaxed) > before + 3 || failed()
+        let answered = || clients.each_ref().map(|(_, answered)| answered.load(Ordering::Relaxed));
+        let failed = || clients.iter().any(|(thread, _)| thread.is_finished());
+        let [a, b] = answered();
+        server.until("both clients are answered", || {
+            failed() || answered()[0] > a + 3 && answered()[1] > b + 3
         });
         if failed() {
             break;
         }
+        let told = Instant::now();
         server.signal(Signal::SIGTERM);
         assert!(server.wait().success(), "restart {restart}\n{}", server.log());
+        assert!(told.elapsed() < Duration::from_secs(3), "a client was cut off\n{}", server.log());
         server.adopt(activated(&server, &listener, "grpc", &[]));
     }
     stop.store(true, Ordering::Relaxed);
-    lasting_stops.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().unwrap().unwrap_or_else(|error| panic!("{error}\n{}", server.log()));
+    for (thread, _) in clients {
+        thread.join().unwrap().unwrap_or_else(|error| panic!("{error}\n{}", server.log()));
     }
     assert!(server.socket().exists(), "systemd's socket is still there");
 }

@@ -112,40 +112,30 @@ fn a_request_beyond_the_limit_is_refused() {
     assert!(server.get(TDX, 1, 1).is_ok());
 }
 
-/// Of more calls than one connection may have under way, the rest wait: for a call
-/// to end, or for the client's next connection, a second later.
+/// Of more calls than one connection may have under way, the rest wait.
 #[test]
 fn calls_at_once_on_one_connection_are_limited() {
     use ccnp_eventlog::rpc::health::HealthCheckRequest;
     use ccnp_eventlog::rpc::HEALTH_WATCH;
     use futures_util::{FutureExt, StreamExt};
     let server = Server::start(&[]);
-    // On a machine too busy for a look within that second, look again.
-    for _ in 0..20 {
-        let begin = Instant::now();
-        let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
-            .use_local_subchannel_pool(true)
-            .connect(&format!("unix:{}", server.socket().display()));
-        let client = Client::new(channel);
-        let watch = |_| {
-            let request = HealthCheckRequest::new();
-            client.server_streaming(&HEALTH_WATCH, &request, CallOption::default()).unwrap()
-        };
-        let mut watches: Vec<_> = (0..130).map(watch).collect();
-        let mut answered = 0;
-        let mut look = || {
-            answered += watches.iter_mut().filter_map(|w| w.next().now_or_never()).count();
-            answered
-        };
-        server.until("as many as may are answered", || look() >= 100);
-        std::thread::sleep(Duration::from_millis(300));
-        let answered = look();
-        if begin.elapsed() < Duration::from_millis(800) {
-            assert_eq!(answered, 100);
-            return;
-        }
-    }
-    panic!("this machine is too busy to tell");
+    let channel = ChannelBuilder::new(Arc::new(Environment::new(1)))
+        .use_local_subchannel_pool(true)
+        .connect(&format!("unix:{}", server.socket().display()));
+    let client = Client::new(channel);
+    let watch = |_| {
+        let request = HealthCheckRequest::new();
+        client.server_streaming(&HEALTH_WATCH, &request, CallOption::default()).unwrap()
+    };
+    let mut watches: Vec<_> = (0..130).map(watch).collect();
+    let mut answered = 0;
+    let mut look = || {
+        answered += watches.iter_mut().filter_map(|w| w.next().now_or_never()).count();
+        answered
+    };
+    server.until("as many as may are answered", || look() >= 100);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(look(), 100);
 }
 
 /// Out of descriptors, the server neither spins nor dies, and goes on when it has

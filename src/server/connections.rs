@@ -2,14 +2,24 @@
 //! when they end.
 //!
 //! gRPC core owns a connection's descriptor and tells nobody when it closes it. So
-//! we keep a duplicate that is never read or written, only watched: the kernel
-//! reports on it when either end hangs up.
+//! we keep a duplicate that is watched: the kernel reports on it when both ends have
+//! hung up. It is never read, and written to once at the end.
 
 use std::collections::HashMap;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{send, MsgFlags};
 
 use super::listener::Peer;
+
+/// HTTP/2 GOAWAY (RFC 9113 §6.8) with the highest stream number and no error: open
+/// another connection for your next call, and finish here what you have begun.
+const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+/// By then gRPC core has sent its SETTINGS, which must come first (§3.4).
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +52,8 @@ impl Peers {
 struct Connection {
     uid: u32,
     watched: OwnedFd,
+    accepted: Instant,
+    seen_off: bool,
 }
 
 /// All open connections by number; a number is never used twice.
@@ -92,7 +104,32 @@ impl Connections {
         self.peers.lock().insert(descriptor, peer);
         let open = self.per_uid.entry(peer.uid).or_insert(0);
         *open = open.saturating_add(1);
-        self.open.insert(number, Connection { uid: peer.uid, watched });
+        self.open.insert(
+            number,
+            Connection { uid: peer.uid, watched, accepted: Instant::now(), seen_off: false },
+        );
+    }
+
+    /// Tells the client of each connection, once, to go elsewhere; those too young to
+    /// be told yet are told at a later call.
+    ///
+    /// gRPC core would say the same when it is shut down, but it then fails every
+    /// call that crosses it on the way; its other occasion, a connection's age, comes
+    /// all the time and fails a call now and then as well. Said by ourselves, it
+    /// leaves gRPC core answering until the client has closed the connection. The
+    /// frame is one write, which the kernel does not mix with another; where the
+    /// socket is full, in the middle of a frame perhaps, nothing is written.
+    ///
+    /// Answers whether all have been told.
+    pub fn see_off(&mut self) -> bool {
+        for connection in self.open.values_mut().filter(|connection| !connection.seen_off) {
+            if connection.accepted.elapsed() >= SETTLED {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                let told = send(connection.watched.as_raw_fd(), &GOAWAY, flags);
+                connection.seen_off = told != Err(Errno::EAGAIN);
+            }
+        }
+        self.open.values().all(|connection| connection.seen_off)
     }
 
     /// Forgets a connection that has ended and gives back what it was watched by.

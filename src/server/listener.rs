@@ -129,6 +129,8 @@ impl Drop for Listener {
 pub(super) fn hand_over(server: &mut grpcio::Server, stream: UnixStream) {
     // SAFETY: the descriptor is a connected stream socket and not blocking, as
     // `Listener::accept` made it, and `into_raw_fd` gives up our ownership, so
-    // from here on gRPC core alone reads, writes and closes it.
+    // from here on gRPC core alone reads and closes it. The one frame that
+    // `Connections::see_off` writes through a duplicate is part of the protocol
+    // and touches no state of gRPC core's.
     unsafe { server.add_channel_from_fd(stream.into_raw_fd()) };
 }

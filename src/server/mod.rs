@@ -49,15 +49,16 @@ const REST: Duration = Duration::from_millis(100);
 const MOST_ACCEPTED_AT_ONCE: usize = 16;
 /// The status line follows what happens at this distance.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// After this time on one connection a client is told to open another (HTTP/2
-/// GOAWAY, which gRPC clients follow without failing a call). It is how a server
-/// that stops gets rid of lasting connections: gRPC core's own shutdown would fail
-/// the calls that cross it on the way.
-const CONNECTION_AGE: Duration = Duration::from_secs(1);
+/// What clients can make happen at will is warned of at this distance.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
-/// How long connections may take to end once we are told to stop: longer than
-/// their age, and with [`SHUT_DOWN`] less than the 5 s that stopping may take.
+/// How long connections may take to end once we are told to stop: with [`SHUT_DOWN`]
+/// less than the 5 s that stopping may take.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How often they are seen off meanwhile.
+const SEE_OFF_EVERY: Duration = Duration::from_millis(50);
+/// After so long without a call, clients that were seen off no longer use what they
+/// have not closed.
+const QUIET: Duration = Duration::from_millis(300);
 const SHUT_DOWN: Duration = Duration::from_millis(500);
 
 /// Marks in the epoll set; connections count on from the last.
@@ -108,7 +109,6 @@ impl Server {
             .max_receive_message_len(MOST_REQUEST_BYTES)
             .max_concurrent_stream(MOST_STREAMS)
             .http2_min_recv_ping_interval_without_data(PING_INTERVAL)
-            .raw_cfg_int(c"grpc.max_connection_age_ms".into(), CONNECTION_AGE.as_millis() as i32)
             .build_args();
         let (eventlog, health, peers) =
             (Arc::new(eventlog), Arc::new(Health::default()), Peers::default());
@@ -142,7 +142,7 @@ impl Server {
             self.connections.len(),
             self.accepted,
             self.refused,
-            self.eventlog.calls(),
+            self.eventlog.calls().answered,
         )
     }
 
@@ -158,10 +158,13 @@ impl Server {
         let mut idle = self.settings.idle_exit.map(Timer::new);
         let mut status = StatusLine::new(self.status());
         let mut drain: Option<Timer> = None;
+        let mut see_off: Option<Timer> = None;
+        let mut quiet = Timer::new(QUIET);
+        let mut calls = self.eventlog.calls();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let of_gate = gate.as_ref().map_or([None, None], |gate| [gate.rest(), status.wait()]);
-            let others = [&watchdog, &idle, &drain].map(Option::as_ref);
+            let others = [&watchdog, &idle, &drain, &see_off].map(Option::as_ref);
             let wait = soonest(others.into_iter().chain(of_gate).flatten());
             let ready = match epoll.wait(&mut events, wait) {
                 Err(Errno::EINTR) => 0,
@@ -194,13 +197,22 @@ impl Server {
                 gate.close(&epoll)?;
                 self.begin_to_stop(reason);
                 drain = Some(Timer::new(DRAIN));
+                see_off = Some(Timer::new(SEE_OFF_EVERY));
+                quiet.restart();
+            }
+            if see_off.as_mut().is_some_and(Timer::is_due) {
+                let now = self.eventlog.calls();
+                if !self.connections.see_off() || now != calls || now.under_way() {
+                    quiet.restart();
+                }
+                calls = now;
             }
             match &mut gate {
                 Some(gate) => {
                     gate.adjust(&epoll, self.connections.is_full())?;
                     status.tell(|| self.status());
                 }
-                None if self.connections.is_empty() => break,
+                None if self.connections.is_empty() || quiet.is_over() => break,
                 None if drain.is_some_and(|drain| drain.is_over()) => break,
                 None => {}
             }
@@ -278,12 +290,13 @@ impl Server {
         }
     }
 
-    /// Tells systemd and the watchers of our health.
-    fn begin_to_stop(&self, reason: &str) {
+    /// Tells systemd, the watchers of our health, and all clients.
+    fn begin_to_stop(&mut self, reason: &str) {
         let status = format!("Stopping ({reason}); connections open: {}", self.connections.len());
         log::info!("{status}");
         systemd::stopping(&status);
         self.health.drain();
+        self.connections.see_off();
     }
 
     /// Ends gRPC core's work; calls that still run are cancelled.
@@ -294,10 +307,10 @@ impl Server {
             let _ = futures_executor::block_on(shutdown);
             let _ = done.send(());
         });
-        if !self.connections.is_empty() {
-            log::warn!("connections cut off: {}", self.connections.len());
-            self.grpc.cancel_all_calls();
+        if self.eventlog.calls().under_way() {
+            log::warn!("calls under way are cancelled");
         }
+        self.grpc.cancel_all_calls();
         let _ = finished.recv_timeout(SHUT_DOWN);
     }
 }

@@ -36,7 +36,22 @@ pub struct Eventlog {
     ccel: Shelf,
     tpm: Shelf,
     container: Shelf,
-    calls: AtomicU64,
+    begun: AtomicU64,
+    answered: AtomicU64,
+}
+
+/// How many calls there have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calls {
+    pub begun: u64,
+    /// Whatever the answer was.
+    pub answered: u64,
+}
+
+impl Calls {
+    pub fn under_way(self) -> bool {
+        self.begun != self.answered
+    }
 }
 
 /// The firmware's logs are told with all their banks. The container log serves both
@@ -53,7 +68,8 @@ impl Eventlog {
             ccel: Shelf::new(sources.ccel),
             tpm: Shelf::new(sources.tpm),
             container: Shelf::new(sources.container),
-            calls: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -94,9 +110,9 @@ impl Eventlog {
         shelves.map(|(name, shelf)| format!("{name} {}", shelf.known())).join(", ")
     }
 
-    /// How many calls were answered, whatever the answer.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    pub fn calls(&self) -> Calls {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Calls { answered: count(&self.answered), begun: count(&self.begun) }
     }
 
     /// The gRPC service; every call is logged with who made it.
@@ -104,8 +120,9 @@ impl Eventlog {
         builder.add_unary_handler(&GET_EVENTLOG, move |context, request, sink| {
             // Now, since the caller may hang up and its descriptor be used again.
             let peer = peers.of(&context.peer()).unwrap_or(Peer::UNKNOWN);
+            self.begun.fetch_add(1, Ordering::Relaxed);
             let outcome = answer(|| self.get(&request));
-            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.answered.fetch_add(1, Ordering::Relaxed);
             log_call(peer, &request, &outcome);
             reply(
                 &context,
