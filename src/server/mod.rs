@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use grpcio::{ChannelBuilder, EnvBuilder, ServerBuilder, ServiceBuilder};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -153,33 +153,34 @@ impl Server {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(epoll_failed)?;
         let readable = EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS);
         epoll.add(signals, readable).map_err(epoll_failed)?;
-        let mut gate = Some(Gate::open(listener, &epoll)?);
+        let mut gate = Gate::open(listener, &epoll)?;
+        let reason = self.serve_until_told(&epoll, &mut gate)?;
+        gate.close(&epoll)?;
+        epoll.delete(signals).map_err(epoll_failed)?;
+
+        let status = format!("Stopping ({reason}); connections open: {}", self.connections.len());
+        log::info!("{status}");
+        systemd::stopping(&status);
+        self.health.drain();
+        self.see_off_connections(&epoll)?;
+        self.shut_down();
+        Ok(())
+    }
+
+    /// Accepts, watches and keeps time; answers why it stopped.
+    fn serve_until_told(&mut self, epoll: &Epoll, gate: &mut Gate) -> Result<&'static str> {
         let mut watchdog = systemd::watchdog_interval().map(Timer::new);
         let mut idle = self.settings.idle_exit.map(Timer::new);
         let mut status = StatusLine::new(self.status());
-        let mut drain: Option<Timer> = None;
-        let mut see_off: Option<Timer> = None;
-        let mut quiet = Timer::new(QUIET);
-        let mut calls = self.eventlog.calls();
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let of_gate = gate.as_ref().map_or([None, None], |gate| [gate.rest(), status.wait()]);
-            let others = [&watchdog, &idle, &drain, &see_off].map(Option::as_ref);
-            let wait = soonest(others.into_iter().chain(of_gate).flatten());
-            let ready = match epoll.wait(&mut events, wait) {
-                Err(Errno::EINTR) => 0,
-                ready => ready.map_err(epoll_failed)?,
-            };
-            let mut stop = None;
-            for event in events.iter().take(ready) {
-                match (event.data(), &mut gate) {
-                    (LISTENER, Some(gate)) => gate.rest = self.accept(&epoll, &gate.listener),
-                    (LISTENER, None) => {}
-                    (SIGNALS, _) => {
-                        let _ = signals.read_signal();
-                        stop = Some("told to stop");
-                    }
-                    (connection, _) => self.hang_up(&epoll, connection),
+            let timers = [watchdog.as_ref(), idle.as_ref(), gate.rest.as_ref(), status.wait()];
+            let wait = soonest(timers.into_iter().flatten());
+            for event in wait_for(epoll, &mut events, wait)? {
+                match event.data() {
+                    LISTENER => gate.rest = self.accept(epoll, &gate.listener),
+                    SIGNALS => return Ok("told to stop"),
+                    connection => self.hang_up(epoll, connection),
                 }
                 status.stale = true;
             }
@@ -190,34 +191,34 @@ impl Server {
                 if !self.connections.is_empty() {
                     idle.restart();
                 } else if idle.is_due() {
-                    stop = Some("idle");
+                    return Ok("idle");
                 }
             }
-            if let (Some(reason), Some(gate)) = (stop, gate.take_if(|_| stop.is_some())) {
-                gate.close(&epoll)?;
-                self.begin_to_stop(reason);
-                drain = Some(Timer::new(DRAIN));
-                see_off = Some(Timer::new(SEE_OFF_EVERY));
+            gate.adjust(epoll, self.connections.is_full())?;
+            status.tell(|| self.status());
+        }
+    }
+
+    /// Tells clients to go elsewhere and waits until they have, or no longer call.
+    /// systemd does not expect the watchdog's pings any more.
+    fn see_off_connections(&mut self, epoll: &Epoll) -> Result<()> {
+        let deadline = Timer::new(DRAIN);
+        let mut quiet = Timer::new(QUIET);
+        let mut calls = self.eventlog.calls();
+        let mut events = [EpollEvent::empty(); 64];
+        while !(self.connections.is_empty() || quiet.is_over() || deadline.is_over()) {
+            let all_told = self.connections.see_off();
+            let now = self.eventlog.calls();
+            if !all_told || now != calls || now.under_way() {
                 quiet.restart();
             }
-            if see_off.as_mut().is_some_and(Timer::is_due) {
-                let now = self.eventlog.calls();
-                if !self.connections.see_off() || now != calls || now.under_way() {
-                    quiet.restart();
-                }
-                calls = now;
-            }
-            match &mut gate {
-                Some(gate) => {
-                    gate.adjust(&epoll, self.connections.is_full())?;
-                    status.tell(|| self.status());
-                }
-                None if self.connections.is_empty() || quiet.is_over() => break,
-                None if drain.is_some_and(|drain| drain.is_over()) => break,
-                None => {}
+            calls = now;
+            for event in
+                wait_for(epoll, &mut events, soonest([&Timer::new(SEE_OFF_EVERY)].into_iter()))?
+            {
+                self.hang_up(epoll, event.data());
             }
         }
-        self.shut_down();
         Ok(())
     }
 
@@ -290,15 +291,6 @@ impl Server {
         }
     }
 
-    /// Tells systemd, the watchers of our health, and all clients.
-    fn begin_to_stop(&mut self, reason: &str) {
-        let status = format!("Stopping ({reason}); connections open: {}", self.connections.len());
-        log::info!("{status}");
-        systemd::stopping(&status);
-        self.health.drain();
-        self.connections.see_off();
-    }
-
     /// Ends gRPC core's work; calls that still run are cancelled.
     fn shut_down(&mut self) {
         let shutdown = self.grpc.shutdown();
@@ -313,6 +305,19 @@ impl Server {
         self.grpc.cancel_all_calls();
         let _ = finished.recv_timeout(SHUT_DOWN);
     }
+}
+
+/// The events that come within a time; none where a signal handler ran meanwhile.
+fn wait_for<'e>(
+    epoll: &Epoll,
+    events: &'e mut [EpollEvent],
+    time: EpollTimeout,
+) -> Result<impl Iterator<Item = &'e EpollEvent>> {
+    let ready = match epoll.wait(events, time) {
+        Err(Errno::EINTR) => 0,
+        ready => ready.map_err(epoll_failed)?,
+    };
+    Ok(events.iter().take(ready))
 }
 
 fn epoll_failed(error: Errno) -> Error {
@@ -332,10 +337,6 @@ impl Gate {
         let readable = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
         epoll.add(&listener, readable).map_err(epoll_failed)?;
         Ok(Gate { listener, open: true, rest: None })
-    }
-
-    fn rest(&self) -> Option<&Timer> {
-        self.rest.as_ref()
     }
 
     /// Looks at the listener exactly while there is room and it need not rest: it
