@@ -4,7 +4,7 @@ mod common;
 
 use ccnp_eventlog::error::Error;
 use ccnp_eventlog::json::{self, View};
-use ccnp_eventlog::log::payload::{describe, printable};
+use ccnp_eventlog::log::payload::{describe, printable, printable_line};
 use ccnp_eventlog::log::slice::{OutOfReach, Range};
 use ccnp_eventlog::log::warning::warnings;
 use ccnp_eventlog::log::write::{write_event, write_spec_id};
@@ -225,6 +225,12 @@ proptest! {
             }
             Err(other) => prop_assert!(false, "{other:?}"),
         }
+    }
+
+    /// Escapes are longer than what they stand for.
+    #[test]
+    fn a_line_is_no_longer_than_a_line(text in "[\\x00-\\x1fa]{0,400}") {
+        prop_assert!(printable_line(&text).chars().count() <= 201);
     }
 
     #[test]
