@@ -102,6 +102,7 @@ impl Publisher {
         // Clients have another working directory.
         let directory = &fs::canonicalize(directory).map_err(failed)?;
         let lock = lock(directory)?;
+        let directory_metadata = fs::metadata(directory).map_err(failed)?;
         let mut slices = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -110,8 +111,17 @@ impl Publisher {
             if name.starts_with(TEMPORARY) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 fs::remove_file(entry.path()).map_err(failed)?;
             } else if let Some(slice) = slice_name(name) {
-                let modified = entry.metadata().and_then(|metadata| metadata.modified());
-                slices.push((modified.unwrap_or(UNIX_EPOCH), slice.to_owned()));
+                let Ok(metadata) = entry.metadata() else { continue };
+                if !metadata.is_file() {
+                    continue;
+                }
+                // Published when the directory was another group's, which alone could
+                // read it.
+                if metadata.gid() != directory_metadata.gid() {
+                    fs::remove_file(entry.path()).map_err(failed)?;
+                    continue;
+                }
+                slices.push((metadata.modified().unwrap_or(UNIX_EPOCH), slice.to_owned()));
             }
         }
         slices.sort();
@@ -119,10 +129,9 @@ impl Publisher {
         for (_, slice) in &slices {
             kept.add(slice);
         }
-        let metadata = fs::metadata(directory).map_err(failed)?;
         let publisher = Publisher {
             directory: directory.to_owned(),
-            identity: (metadata.dev(), metadata.ino()),
+            identity: (directory_metadata.dev(), directory_metadata.ino()),
             keep,
             kept: RwLock::new(kept),
             temporary: AtomicU64::new(0),
@@ -156,10 +165,10 @@ impl Publisher {
         let path = self.path(&name, "json");
         // Nobody evicts the one while the other gets its name.
         let mut kept = self.kept();
+        kept.add(&name);
         // The path that is answered comes last: where it stands, the other does.
         bin_file.rename(&self.path(&name, "bin"))?;
         json_file.rename(&path)?;
-        kept.add(&name);
         self.evict(&mut kept);
         Ok(path)
     }
@@ -182,8 +191,7 @@ impl Publisher {
             served.seen.store(changed, Ordering::Relaxed);
             return true;
         }
-        drop(kept);
-        self.kept().served.remove(name);
+        // Whoever publishes it again counts it again.
         false
     }
 
@@ -205,6 +213,10 @@ impl Publisher {
         while let Some(name) = kept.take_oldest_beyond(self.keep) {
             for ending in ["json", "bin"] {
                 let path = self.path(&name, ending);
+                // We publish files, so anything else is not ours.
+                if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+                    continue;
+                }
                 match fs::remove_file(&path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}

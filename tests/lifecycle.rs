@@ -109,8 +109,10 @@ fn the_server_exits_when_nobody_is_connected_and_not_before() {
     let connection = UnixStream::connect(server.socket()).unwrap();
     std::thread::sleep(Duration::from_millis(2500));
     assert!(!server.has_exited(), "a connection is open");
+    let closed = Instant::now();
     drop(connection);
     notifications.next("STOPPING=1");
+    assert!(closed.elapsed() > Duration::from_millis(950), "{:?}", closed.elapsed());
     assert!(server.wait().success());
     assert!(!server.socket().exists(), "its own socket goes with it");
 }

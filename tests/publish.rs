@@ -186,10 +186,16 @@ fn a_second_server_for_the_same_directory_names_the_first() {
 fn what_is_not_ours_in_the_directory_is_left_alone() {
     let mut server = Server::stopped();
     fs::create_dir(server.output()).unwrap();
-    let foreign = ["notes.json", "tdx-paas-1-2-short.json", "tdx-paas-x-2-0123456789abcdef.bin"];
-    for name in foreign {
+    let foreign = [
+        "notes.json",
+        "tdx-paas-1-2-short.json",
+        "tdx-paas-x-2-0123456789abcdef.bin",
+        "tdx-paas-1-2-0123456789abcdef.json",
+    ];
+    for name in &foreign[..3] {
         fs::write(server.output().join(name), "mine").unwrap();
     }
+    symlink("/nowhere", server.output().join(foreign[3])).unwrap();
     server.run(&["--keep", "1"]);
     for start in 1..6 {
         server.get(TDX, start, 1).unwrap();

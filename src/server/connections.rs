@@ -32,7 +32,8 @@ pub struct Limits {
 ///
 /// gRPC core names a call's peer `fd:N`. An entry stays when its connection ends,
 /// since a call may come to its handler after its caller has hung up, and nobody
-/// shall call anonymously; it goes when N is used again.
+/// shall call anonymously; it goes when N is used again. A call that is still waiting
+/// for a thread then is told to be the newer connection's.
 #[derive(Clone, Debug, Default)]
 pub struct Peers(Arc<Mutex<HashMap<RawFd, Peer>>>);
 
@@ -117,8 +118,8 @@ impl Connections {
     /// call that crosses it on the way; its other occasion, a connection's age, comes
     /// all the time and fails a call now and then as well. Said by ourselves, it
     /// leaves gRPC core answering until the client has closed the connection. The
-    /// frame is one write, which the kernel does not mix with another; where the
-    /// socket is full, in the middle of a frame perhaps, nothing is written.
+    /// frame is one write, and gRPC core's replies are one each; only a client that
+    /// lets its socket fill up may get it in the middle of a reply, and breaks off.
     ///
     /// Answers whether all have been told.
     pub fn see_off(&mut self) -> bool {

@@ -6,12 +6,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    connect, getsockopt, socket, sockopt, AddressFamily, SockFlag, SockType, UnixAddr,
+};
 use nix::sys::stat::{umask, Mode};
 
 use crate::error::{Error, Result};
@@ -68,12 +71,13 @@ impl Listener {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(Error::NotASocket { path: path.to_owned() });
             }
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path).map_err(failed)?;
+            Ok(_) => match knock(path) {
+                Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(failed)?,
+                // Not even its backlog has room: it is busy, or hangs.
+                Ok(()) | Err(Errno::EAGAIN) => {
+                    return Err(Error::SocketInUse { path: path.to_owned() });
                 }
-                Ok(_) => return Err(Error::SocketInUse { path: path.to_owned() }),
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(failed(error.into())),
             },
             Err(_) => {
                 if let Some(directory) = path.parent() {
@@ -123,6 +127,13 @@ impl Drop for Listener {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Tries whether anybody listens, without waiting for a place in the backlog.
+fn knock(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 /// Hands a connection to gRPC core, which closes it.

@@ -176,6 +176,7 @@ impl Server {
         loop {
             let timers = [watchdog.as_ref(), idle.as_ref(), gate.rest.as_ref(), status.wait()];
             let wait = soonest(timers.into_iter().flatten());
+            let was_empty = self.connections.is_empty();
             for event in wait_for(epoll, &mut events, wait)? {
                 match event.data() {
                     LISTENER => gate.rest = self.accept(epoll, &gate.listener),
@@ -188,13 +189,15 @@ impl Server {
                 systemd::watchdog_ping();
             }
             if let Some(idle) = &mut idle {
-                if !self.connections.is_empty() {
+                if !was_empty || !self.connections.is_empty() {
                     idle.restart();
                 } else if idle.is_due() {
                     return Ok("idle");
                 }
             }
             gate.adjust(epoll, self.connections.is_full())?;
+            // Calls over an open connection are no events of this loop.
+            status.stale |= !self.connections.is_empty();
             status.tell(|| self.status());
         }
     }
