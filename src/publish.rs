@@ -27,6 +27,7 @@ const FILE_MODE: u32 = 0o640;
 /// With the setgid bit, so that files belong to the directory's group: giving
 /// them to it by hand would take a capability.
 const DIRECTORY_MODE: u32 = 0o2750;
+const SETGID: u32 = 0o2000;
 const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".tmp-";
 const NEVER: u64 = 0;
@@ -103,6 +104,7 @@ impl Publisher {
         let directory = &fs::canonicalize(directory).map_err(failed)?;
         let lock = lock(directory)?;
         let directory_metadata = fs::metadata(directory).map_err(failed)?;
+        let hands_down_group = directory_metadata.mode() & SETGID != 0;
         let mut slices = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -115,9 +117,8 @@ impl Publisher {
                 if !metadata.is_file() {
                     continue;
                 }
-                // Published when the directory was another group's, which alone could
-                // read it.
-                if metadata.gid() != directory_metadata.gid() {
+                // Published when the directory was another group's, or nobody's yet.
+                if hands_down_group && metadata.gid() != directory_metadata.gid() {
                     fs::remove_file(entry.path()).map_err(failed)?;
                     continue;
                 }

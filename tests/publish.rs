@@ -90,6 +90,26 @@ fn the_path_can_be_opened_from_anywhere() {
     assert_eq!(mode(&server.path("below")) & 0o111, 0o111, "the way there is open");
 }
 
+/// Slices from before the directory was given to its group are published anew.
+#[test]
+fn slices_of_another_group_are_not_taken_over() {
+    use std::os::unix::fs::{chown, MetadataExt};
+    const GROUP: u32 = 4242;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give a directory to a group");
+        return;
+    }
+    let mut server = Server::start(&[]);
+    let path = server.get(TDX, 1, 1).unwrap();
+    server.signal(Signal::SIGTERM);
+    server.wait();
+    chown(server.output(), None, Some(GROUP)).unwrap();
+    fs::set_permissions(server.output(), fs::Permissions::from_mode(0o2750)).unwrap();
+    server.run(&[]);
+    assert_eq!(server.get(TDX, 1, 1).unwrap(), path);
+    assert_eq!(fs::metadata(&path).unwrap().gid(), GROUP);
+}
+
 #[test]
 fn nothing_at_a_slices_name_is_overwritten() {
     let server = Server::start(&[]);
