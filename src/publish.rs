@@ -166,10 +166,15 @@ impl Publisher {
         let path = self.path(&name, "json");
         // Nobody evicts the one while the other gets its name.
         let mut kept = self.kept();
-        kept.add(&name);
         // The path that is answered comes last: where it stands, the other does.
-        bin_file.rename(&self.path(&name, "bin"))?;
-        json_file.rename(&path)?;
+        let renamed =
+            bin_file.rename(&self.path(&name, "bin")).and_then(|()| json_file.rename(&path));
+        if let Err(error) = renamed {
+            // What stands there is not ours to evict either.
+            kept.served.remove(&name);
+            return Err(error);
+        }
+        kept.add(&name);
         self.evict(&mut kept);
         Ok(path)
     }

@@ -160,6 +160,21 @@ fn a_missing_or_readonly_directory_is_named() {
     assert!(server.log().contains("output directory /proc/published"), "{}", server.log());
 }
 
+/// What a slice was refused for is not evicted as if it were one.
+#[test]
+fn a_foreign_file_outlives_the_slices_beside_it() {
+    let server = Server::start(&["--keep", "1"]);
+    let path = server.get(TDX, 1, 1).unwrap();
+    server.get(TDX, 2, 1).unwrap();
+    assert!(!path.exists(), "evicted");
+    fs::write(&path, "precious").unwrap();
+    assert_eq!(refusal(server.get(TDX, 1, 1)).0, Code::FAILED_PRECONDITION);
+    for start in 3..6 {
+        server.get(TDX, start, 1).unwrap();
+    }
+    assert_eq!(read(&path), b"precious");
+}
+
 /// A file system of a few pages, which needs root and a mount namespace.
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing_half() {

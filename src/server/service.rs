@@ -65,9 +65,9 @@ impl Eventlog {
     pub fn new(sources: Sources, publisher: Publisher) -> Self {
         Eventlog {
             publisher,
-            ccel: Shelf::new(sources.ccel),
-            tpm: Shelf::new(sources.tpm),
-            container: Shelf::new(sources.container),
+            ccel: Shelf::new(sources.ccel, Registers::Rtmr),
+            tpm: Shelf::new(sources.tpm, Registers::Pcr),
+            container: Shelf::new(sources.container, Registers::Rtmr),
             begun: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         }
@@ -96,8 +96,7 @@ impl Eventlog {
     pub fn read_logs(&self) {
         for shelf in [&self.ccel, &self.tpm, &self.container] {
             match shelf.parsed() {
-                Ok(parsed) => parsed.report(),
-                Err(Error::NoLog { .. }) => {}
+                Ok(_) | Err(Error::NoLog { .. }) => {}
                 Err(error) => ::log::warn!("{error}"),
             }
         }
@@ -140,6 +139,7 @@ impl Eventlog {
 #[derive(Debug)]
 struct Shelf {
     source: Source,
+    registers: Registers,
     read: RwLock<Option<Read>>,
 }
 
@@ -164,8 +164,8 @@ struct Parsed {
 const MOST_ANSWERS: usize = 4096;
 
 impl Shelf {
-    fn new(source: Source) -> Self {
-        Shelf { source, read: RwLock::new(None) }
+    fn new(source: Source, registers: Registers) -> Self {
+        Shelf { source, registers, read: RwLock::new(None) }
     }
 
     fn get(
@@ -215,6 +215,7 @@ impl Shelf {
         let outcome = Log::parse(bytes).map(|log| {
             // The file's mapping is given back here: only events are kept.
             let log = log.detach();
+            report(path, &log, self.registers);
             Arc::new(Parsed { path: path.to_owned(), log, answers: RwLock::default() })
         });
         slot.insert(Read { path: path.to_owned(), identity, outcome }).parsed()
@@ -254,17 +255,16 @@ impl Read {
     }
 }
 
-impl Parsed {
-    fn report(&self) {
-        let path = self.path.display();
-        ::log::info!("{path}: {} events", self.log.len());
-        if let End::Broken(malformed) = self.log.end() {
-            ::log::warn!("{path}: {malformed}");
-        }
-        if ::log::log_enabled!(::log::Level::Debug) {
-            for warning in warnings(&self.log, Registers::Pcr) {
-                ::log::debug!("{path}: {warning}");
-            }
+/// Logs what was read of a file, once for each of its states.
+fn report(path: &Path, log: &Log<Box<[u8]>>, registers: Registers) {
+    let path = path.display();
+    ::log::info!("{path}: {} events", log.len());
+    if let End::Broken(malformed) = log.end() {
+        ::log::warn!("{path}: {malformed}");
+    }
+    if ::log::log_enabled!(::log::Level::Debug) {
+        for warning in warnings(log, registers) {
+            ::log::debug!("{path}: {warning}");
         }
     }
 }
