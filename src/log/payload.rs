@@ -5,8 +5,6 @@
 //! never carry a control character to a terminal. Data that is not what its event
 //! type promises is described as such; it is no error.
 
-use std::fmt;
-
 use super::event::Event;
 use super::event_type::*;
 use super::reader::Reader;
@@ -33,15 +31,14 @@ pub fn describe(event: &Event<'_>) -> String {
 /// `text` on one line: control characters, and those that reorder what follows
 /// them, as escapes.
 pub fn printable(text: &str) -> String {
-    text.chars().map(Shown::of).map(|shown| shown.to_string()).collect()
+    text.chars().map(shown).collect()
 }
 
 /// The same, cut after [`LONGEST`] characters.
 pub fn printable_line(text: &str) -> String {
     let mut line = String::new();
     let mut length = 0usize;
-    for shown in text.chars().map(Shown::of) {
-        let shown = shown.to_string();
+    for shown in text.chars().map(shown) {
         length = length.saturating_add(shown.chars().count());
         if length > LONGEST {
             line.push('…');
@@ -52,29 +49,12 @@ pub fn printable_line(text: &str) -> String {
     line
 }
 
-/// A character as it may be shown.
-enum Shown {
-    Itself(char),
-    Escaped(char),
-}
-
-impl Shown {
-    fn of(character: char) -> Shown {
-        let reorders = matches!(character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        match character.is_control() || reorders {
-            true => Shown::Escaped(character),
-            false => Shown::Itself(character),
-        }
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Shown::Itself(character) => write!(f, "{character}"),
-            Shown::Escaped(character) => write!(f, "{}", character.escape_default()),
-        }
+fn shown(character: char) -> String {
+    let reorders = matches!(character,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    match character.is_control() || reorders {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
     }
 }
 

@@ -54,8 +54,8 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// How long connections may take to end once we are told to stop: with [`SHUT_DOWN`]
 /// less than the 5 s that stopping may take.
 const DRAIN: Duration = Duration::from_secs(3);
-/// How often they are seen off meanwhile.
-const SEE_OFF_EVERY: Duration = Duration::from_millis(50);
+/// How often they are seen off meanwhile, in milliseconds.
+const SEE_OFF_EVERY: u8 = 50;
 /// After so long without a call, clients that were seen off no longer use what they
 /// have not closed.
 const QUIET: Duration = Duration::from_millis(300);
@@ -216,9 +216,7 @@ impl Server {
                 quiet.restart();
             }
             calls = now;
-            for event in
-                wait_for(epoll, &mut events, soonest([&Timer::new(SEE_OFF_EVERY)].into_iter()))?
-            {
+            for event in wait_for(epoll, &mut events, SEE_OFF_EVERY.into())? {
                 self.hang_up(epoll, event.data());
             }
         }
