@@ -25,6 +25,9 @@ pub mod error;
 /// TCG event logs: bytes in, events and slices out.
 pub mod log;
 
+/// What the container log says: one record per adjustment of a container.
+pub mod record;
+
 /// A slice as the JSON that CCNP's clients read.
 pub mod json;
 
@@ -34,7 +37,10 @@ pub mod source;
 /// A slice → files under names that their content decides.
 pub mod publish;
 
-/// The gRPC messages and methods.
+/// The protobuf messages.
+pub mod messages;
+
+/// The gRPC methods.
 pub mod rpc;
 
 /// systemd: descriptors, notifications, watchdog, journal.
