@@ -117,6 +117,11 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    /// The container runtime's socket for plugins.
+    Nri {
+        path: PathBuf,
+        source: io::Error,
+    },
     Call {
         status: grpcio::RpcStatus,
     },
@@ -257,6 +262,12 @@ impl fmt::Display for Error {
                 "cannot connect to {}: {source}; is ccnp-eventlog.socket started?",
                 path.display()
             ),
+            Error::Nri { path, source } => write!(
+                f,
+                "cannot reach the container runtime at {}: {source}; is NRI enabled in its \
+                 configuration? Trying again",
+                path.display()
+            ),
             Error::Call { status } => {
                 // grpcio puts the code's number before its name.
                 let code = status.code().to_string();
@@ -300,7 +311,7 @@ impl From<&Error> for grpcio::RpcStatus {
             Error::OutputDir { .. } | Error::Foreign { .. } => Code::FAILED_PRECONDITION,
             Error::Publish { source, .. } if is_no_space(source) => Code::RESOURCE_EXHAUSTED,
             Error::Call { status } => status.code(),
-            Error::Connect { .. } | Error::NotServing => Code::UNAVAILABLE,
+            Error::Connect { .. } | Error::Nri { .. } | Error::NotServing => Code::UNAVAILABLE,
             Error::Read { .. }
             | Error::Publish { .. }
             | Error::OutputDirInUse { .. }
@@ -353,6 +364,7 @@ impl From<&Error> for u8 {
             Error::OutputDirInUse { .. }
             | Error::SocketInUse { .. }
             | Error::Connect { .. }
+            | Error::Nri { .. }
             | Error::NotServing
             | Error::CallFailed(_) => exit::UNAVAILABLE,
             Error::Call { status } => match status.code() {
