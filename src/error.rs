@@ -63,6 +63,10 @@ pub enum Error {
     NoLog {
         path: PathBuf,
     },
+    /// No plugin has written a container log yet.
+    NoContainerLog {
+        path: PathBuf,
+    },
     NotReadable {
         path: PathBuf,
     },
@@ -209,6 +213,12 @@ impl fmt::Display for Error {
             Error::NoLog { path } => {
                 write!(f, "stat {}: no such file or directory", path.display())
             }
+            Error::NoContainerLog { path } => write!(
+                f,
+                "stat {}: no such file or directory; eventlog-nri writes it where containerd or \
+                 CRI-O runs: systemctl enable --now ccnp-eventlog-nri.service",
+                path.display()
+            ),
             Error::Negative { field, value } => {
                 write!(f, "{field} is {value}: it must not be negative")
             }
@@ -301,7 +311,7 @@ impl From<&Error> for grpcio::RpcStatus {
         let code = match error {
             Error::InvalidRequest | Error::Negative { .. } => Code::INVALID_ARGUMENT,
             Error::StartPastEnd { .. } | Error::CountPastEnd { .. } => Code::OUT_OF_RANGE,
-            Error::NoLog { .. } => Code::NOT_FOUND,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => Code::NOT_FOUND,
             Error::NotReadable { .. } => Code::PERMISSION_DENIED,
             Error::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
             Error::Malformed { malformed, .. } => match malformed.defect {
@@ -354,7 +364,7 @@ impl From<&Error> for u8 {
                 _ => exit::DATAERR,
             },
             Error::TooLarge { .. } | Error::Unreadable { .. } => exit::DATAERR,
-            Error::NoLog { .. } => exit::NOINPUT,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => exit::NOINPUT,
             Error::NotReadable { .. } => exit::NOPERM,
             Error::OutputDir { .. } | Error::Foreign { .. } | Error::Publish { .. } => {
                 exit::CANTCREAT
