@@ -34,6 +34,9 @@ pub mod json;
 /// Where logs come from: a file, read once.
 pub mod source;
 
+/// One writer at a time.
+pub mod lock;
+
 /// A slice → files under names that their content decides.
 pub mod publish;
 

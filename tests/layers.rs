@@ -4,8 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up; a module uses only what stands before it.
-const LAYERS: [&str; 9] =
-    ["error", "log", "json", "source", "publish", "rpc", "systemd", "server", "client"];
+const LAYERS: [&str; 15] = [
+    "error",
+    "log",
+    "record",
+    "json",
+    "source",
+    "lock",
+    "publish",
+    "messages",
+    "rpc",
+    "systemd",
+    "live",
+    "container_log",
+    "nri",
+    "server",
+    "client",
+];
 
 /// The same within `log`; and `server` is put together by its `mod.rs` alone.
 const LOG: [&str; 9] = [
