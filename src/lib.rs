@@ -49,6 +49,9 @@ pub mod rpc;
 /// systemd: descriptors, notifications, watchdog, journal.
 pub mod systemd;
 
+/// Live registers: what the hardware holds, and extending one.
+pub mod live;
+
 /// gRPC over a unix socket: connections, limits, services, drain.
 pub mod server;
 
