@@ -52,6 +52,9 @@ pub mod systemd;
 /// Live registers: what the hardware holds, and extending one.
 pub mod live;
 
+/// Records → `container.log`.
+pub mod container_log;
+
 /// gRPC over a unix socket: connections, limits, services, drain.
 pub mod server;
 
