@@ -55,6 +55,9 @@ pub mod live;
 /// Records → `container.log`.
 pub mod container_log;
 
+/// The NRI plugin: what it sees of containers, as records.
+pub mod nri;
+
 /// gRPC over a unix socket: connections, limits, services, drain.
 pub mod server;
 
