@@ -56,8 +56,8 @@ struct Pending {
 impl Audit {
     /// `next_seq` and `known` go on from what the log holds already.
     pub fn new(ourselves: String, detail: Detail, next_seq: u64, known: HashSet<String>) -> Audit {
-        // The first record of a boot has number 1.
-        let watched_before = next_seq > 1;
+        // A session is the first that is ever recorded.
+        let watched_before = next_seq > 0;
         Audit {
             ourselves,
             detail,
