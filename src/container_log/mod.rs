@@ -34,7 +34,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -130,7 +130,7 @@ impl ContainerLog {
                 if standing.boot_id() == settings.boot_id {
                     past.learn(&standing.log, standing.events);
                 }
-                let opened = standing.opened(&file);
+                let opened = standing.opened();
                 if standing.is_torn() {
                     recovery.bytes_cut = standing.rest;
                     file.set_len(standing.length).map_err(|error| files.failed(error))?;
@@ -186,7 +186,8 @@ impl ContainerLog {
     }
 
     /// Appends records, all of them or none. They are durable when this returns, and
-    /// extended, unless the register fails: see [`ContainerLog::trouble`].
+    /// extended, unless the register fails: see [`ContainerLog::trouble`]. With no
+    /// records at all this is about the register alone.
     pub fn append(&mut self, records: &[Record]) -> Result<()> {
         let changed = match self.chain.as_mut().map(Chain::follow) {
             None => None,
@@ -224,6 +225,9 @@ impl ContainerLog {
             None => Batch::default(),
         };
         let size = head.bytes.len().saturating_add(batch.bytes.len());
+        if size == 0 {
+            return Ok(());
+        }
         if size > LARGEST_BATCH {
             return Err(Error::BatchTooLarge { bytes: size, limit: LARGEST_BATCH });
         }
@@ -497,11 +501,10 @@ impl Standing {
         text(&self.first_record(), "boot_id").to_owned()
     }
 
-    /// When it was begun, by its own record, or else when it was written last.
-    fn opened(&self, file: &File) -> SystemTime {
+    /// When it was begun, by its own record.
+    fn opened(&self) -> SystemTime {
         let stated = humantime::parse_rfc3339(text(&self.first_record(), "time"));
-        let modified = || file.metadata().and_then(|metadata| metadata.modified()).ok();
-        stated.ok().or_else(modified).unwrap_or(UNIX_EPOCH)
+        stated.unwrap_or_else(|_| SystemTime::now())
     }
 
     /// Whether these settings would have begun just such a file.
