@@ -963,9 +963,14 @@ fn write_to_the_journal(folder: &Path) {
     let mut record = Record { body, ..baseline(7) };
     record.container.as_mut().unwrap().name = "evil\nMESSAGE=forged".to_owned();
     writer.offer(vec![record]);
-    let mut entry = vec![0; 1 << 16];
-    let length = journal.recv(&mut entry).unwrap();
-    let entry = String::from_utf8_lossy(&entry[..length]).into_owned();
+    let next_entry = || {
+        let mut entry = vec![0; 1 << 16];
+        let length = journal.recv(&mut entry).unwrap();
+        String::from_utf8_lossy(&entry[..length]).into_owned()
+    };
+    let entry = next_entry();
+    assert!(entry.contains("MESSAGE_ID=07fea77223af46e2b89c1d99f099195b"), "{entry}");
+    let entry = next_entry();
     for line in [
         "PRIORITY=5",
         "MESSAGE_ID=a8db4d2098fa4ee0825d99b9fd301930",

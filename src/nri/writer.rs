@@ -267,6 +267,7 @@ struct Appending<'s> {
 
 impl Appending<'_> {
     fn run(mut self) {
+        self.tell(Vec::new());
         while let Some(batch) = self.wait_for_batch() {
             if !self.append(&batch.records) {
                 return;
@@ -276,12 +277,17 @@ impl Appending<'_> {
             queue.failing = self.log.trouble().map(str::to_owned);
             self.shared.changed.notify_all();
             drop(queue);
-            for record in batch.records {
-                // One that has no room here is in the log all the same.
-                if let Some(journal) = &self.journal {
-                    let _ = journal.try_send(record);
-                }
-            }
+            self.tell(batch.records);
+        }
+    }
+
+    /// Has the journal say what is in the log by now. What has no room on its way
+    /// there is in the log all the same.
+    fn tell(&mut self, records: Vec<Record>) {
+        let own = self.log.take_own();
+        let Some(journal) = &self.journal else { return };
+        for record in own.into_iter().chain(records) {
+            let _ = journal.try_send(record);
         }
     }
 
@@ -301,6 +307,7 @@ impl Appending<'_> {
             let outcome = self.log.append(&[]).map_err(|error| error.to_string());
             let trouble = self.log.trouble().map(str::to_owned);
             self.shared.queue().failing = outcome.err().or(trouble);
+            self.tell(Vec::new());
         }
     }
 
