@@ -38,7 +38,7 @@ var dialectScenarios = []*scenario{
 		alpha:    func(a *api.ContainerAdjustment) { a.SetLinuxSysctl("net.core.somaxconn", "512") },
 		beta:     func(a *api.ContainerAdjustment) { a.SetLinuxSysctl("-net.ipv4.tcp_syncookies", "") },
 		expect: []expected{
-			of("sysctl", "net.core.somaxconn", "set", "add").value("512").by(alpha).ends("applied"),
+			of("sysctl", "net.core.somaxconn", "add").value("512").by(alpha).ends("applied"),
 			of("sysctl", "net.ipv4.tcp_syncookies", "remove").byNobodyKnown().ends("applied"),
 		},
 	},

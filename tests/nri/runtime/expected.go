@@ -1,11 +1,12 @@
 package main
 
 // expected is what the audit log must say of one adjustment: one record of kind
-// adjustment, and one of kind outcome that repeats it. Where the log may choose
-// its words, there are several.
+// adjustment (update, for a container that exists), and one of kind outcome that
+// repeats it.
 type expected struct {
+	Kind        string   `json:"kind"`
 	Field       string   `json:"field"`
-	Action      []string `json:"action"`
+	Action      string   `json:"action"`
 	Name        string   `json:"name,omitempty"`
 	Value       any      `json:"value,omitempty"`
 	Contains    string   `json:"contains,omitempty"`
@@ -13,7 +14,7 @@ type expected struct {
 	Plugins     []string `json:"plugins,omitempty"`
 	Attribution string   `json:"attribution,omitempty"`
 	Target      string   `json:"target,omitempty"`
-	Outcome     []string `json:"outcome,omitempty"`
+	Outcome     string   `json:"outcome"`
 }
 
 const (
@@ -22,13 +23,13 @@ const (
 )
 
 // one expects an adjustment of a field that a container has one of.
-func one(field string, action ...string) expected {
-	return expected{Field: field, Action: action}
+func one(field, action string) expected {
+	return expected{Kind: "adjustment", Field: field, Action: action}
 }
 
 // of expects an adjustment of one of many.
-func of(field, name string, action ...string) expected {
-	return expected{Field: field, Action: action, Name: name}
+func of(field, name, action string) expected {
+	return expected{Kind: "adjustment", Field: field, Action: action, Name: name}
 }
 
 func (e expected) value(value any) expected {
@@ -67,12 +68,14 @@ func (e expected) byNobodyKnown() expected {
 	return e
 }
 
-func (e expected) on(target string) expected {
-	e.Target = target
+// updates says that the change is to a container that exists, another one if
+// there is a target.
+func (e expected) updates(target string) expected {
+	e.Kind, e.Target = "update", target
 	return e
 }
 
-func (e expected) ends(outcome ...string) expected {
+func (e expected) ends(outcome string) expected {
 	e.Outcome = outcome
 	return e
 }
@@ -81,8 +84,6 @@ func (e expected) ends(outcome ...string) expected {
 type record struct {
 	Kind     string `json:"kind"`
 	Contains string `json:"contains,omitempty"`
-	Field    string `json:"field,omitempty"`
-	Value    any    `json:"value,omitempty"`
 }
 
 // expectation is all that the log must say of one container (and about nothing
