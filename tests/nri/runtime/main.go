@@ -43,6 +43,7 @@ func run(arguments []string) error {
 	options := flag.NewFlagSet("runtime", flag.ContinueOnError)
 	containers := options.Int("containers", 1000, "for load: how many to create")
 	adjustments := options.Int("adjustments", 50, "for load: how many for each")
+	rate := options.Int("rate", 0, "for load: how many a second; 0 for as many as can be")
 	audit := options.Int("audit", 0, "for resume: the audit plugin's process")
 	if err := options.Parse(arguments[2:split]); err != nil {
 		return err
@@ -58,7 +59,7 @@ func run(arguments []string) error {
 	case "resume":
 		return m.resume(*audit)
 	case "load":
-		return m.load(*containers, *adjustments)
+		return m.load(*containers, *adjustments, *rate)
 	case "harm":
 		return m.harm()
 	}
