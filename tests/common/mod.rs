@@ -1,6 +1,7 @@
 //! What several tests need: fixtures, the corpus, a server of one's own.
 #![allow(dead_code)]
 
+pub mod adjusted;
 pub mod plugin;
 pub mod replay;
 pub mod runtime;
