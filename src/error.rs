@@ -63,6 +63,10 @@ pub enum Error {
     NoLog {
         path: PathBuf,
     },
+    /// No plugin has written a container log yet.
+    NoContainerLog {
+        path: PathBuf,
+    },
     NotReadable {
         path: PathBuf,
     },
@@ -114,6 +118,11 @@ pub enum Error {
         source: io::Error,
     },
     Connect {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The container runtime's socket for plugins.
+    Nri {
         path: PathBuf,
         source: io::Error,
     },
@@ -204,6 +213,12 @@ impl fmt::Display for Error {
             Error::NoLog { path } => {
                 write!(f, "stat {}: no such file or directory", path.display())
             }
+            Error::NoContainerLog { path } => write!(
+                f,
+                "stat {}: no such file or directory; eventlog-nri writes it where containerd or \
+                 CRI-O runs: systemctl enable --now ccnp-eventlog-nri.service",
+                path.display()
+            ),
             Error::Negative { field, value } => {
                 write!(f, "{field} is {value}: it must not be negative")
             }
@@ -257,6 +272,12 @@ impl fmt::Display for Error {
                 "cannot connect to {}: {source}; is ccnp-eventlog.socket started?",
                 path.display()
             ),
+            Error::Nri { path, source } => write!(
+                f,
+                "cannot reach the container runtime at {}: {source}; is NRI enabled in its \
+                 configuration? Trying again",
+                path.display()
+            ),
             Error::Call { status } => {
                 // grpcio puts the code's number before its name.
                 let code = status.code().to_string();
@@ -290,7 +311,7 @@ impl From<&Error> for grpcio::RpcStatus {
         let code = match error {
             Error::InvalidRequest | Error::Negative { .. } => Code::INVALID_ARGUMENT,
             Error::StartPastEnd { .. } | Error::CountPastEnd { .. } => Code::OUT_OF_RANGE,
-            Error::NoLog { .. } => Code::NOT_FOUND,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => Code::NOT_FOUND,
             Error::NotReadable { .. } => Code::PERMISSION_DENIED,
             Error::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
             Error::Malformed { malformed, .. } => match malformed.defect {
@@ -300,7 +321,7 @@ impl From<&Error> for grpcio::RpcStatus {
             Error::OutputDir { .. } | Error::Foreign { .. } => Code::FAILED_PRECONDITION,
             Error::Publish { source, .. } if is_no_space(source) => Code::RESOURCE_EXHAUSTED,
             Error::Call { status } => status.code(),
-            Error::Connect { .. } | Error::NotServing => Code::UNAVAILABLE,
+            Error::Connect { .. } | Error::Nri { .. } | Error::NotServing => Code::UNAVAILABLE,
             Error::Read { .. }
             | Error::Publish { .. }
             | Error::OutputDirInUse { .. }
@@ -343,7 +364,7 @@ impl From<&Error> for u8 {
                 _ => exit::DATAERR,
             },
             Error::TooLarge { .. } | Error::Unreadable { .. } => exit::DATAERR,
-            Error::NoLog { .. } => exit::NOINPUT,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => exit::NOINPUT,
             Error::NotReadable { .. } => exit::NOPERM,
             Error::OutputDir { .. } | Error::Foreign { .. } | Error::Publish { .. } => {
                 exit::CANTCREAT
@@ -353,6 +374,7 @@ impl From<&Error> for u8 {
             Error::OutputDirInUse { .. }
             | Error::SocketInUse { .. }
             | Error::Connect { .. }
+            | Error::Nri { .. }
             | Error::NotServing
             | Error::CallFailed(_) => exit::UNAVAILABLE,
             Error::Call { status } => match status.code() {

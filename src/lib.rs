@@ -46,6 +46,9 @@ pub mod rpc;
 /// systemd: descriptors, notifications, watchdog, journal.
 pub mod systemd;
 
+/// The plugin that audits what a container runtime's plugins do.
+pub mod nri;
+
 /// gRPC over a unix socket: connections, limits, services, drain.
 pub mod server;
 

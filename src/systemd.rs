@@ -1,5 +1,5 @@
 //! What systemd and a service say to each other: descriptors (sd_listen_fds(3)),
-//! notifications and watchdog (sd_notify(3)), priorities in the journal
+//! notifications and watchdog (sd_notify(3)), the signal to stop, priorities in the journal
 //! (sd-daemon(3)). Nothing else in the project knows of it, and all of it is
 //! quiet where there is no systemd.
 
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use libsystemd::activation::{receive_descriptors_with_names, IsType};
 use libsystemd::daemon::{self, NotifyState};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
@@ -82,6 +85,18 @@ fn notify(states: &[NotifyState]) {
     if let Err(error) = daemon::notify(false, states) {
         log::debug!("cannot notify systemd: {error}");
     }
+}
+
+/// Takes SIGTERM and SIGINT out of the ordinary course, for the main
+/// loop to read. Called before any thread is started: threads inherit the mask.
+pub fn take_signals() -> Result<SignalFd> {
+    let failed = |call| move |error: Errno| Error::System { call, source: error.into() };
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(failed("pthread_sigmask"))?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(failed("signalfd"))
 }
 
 /// Sends log lines to standard error: with journald's priorities where that is the
