@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod adjusted;
+pub mod disk;
 pub mod plugin;
 pub mod replay;
 pub mod runtime;

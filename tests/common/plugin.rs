@@ -57,11 +57,11 @@ impl Plugin {
         let mut command = Command::new(NRI);
         command
             .env_clear()
+            .env("CCNP_EVENTLOG_LOG", "info")
             .arg("--nri-socket")
             .arg(self.socket())
             .arg("--container-log")
             .arg(&self.container_log)
-            .args(["--extend", "none", "--log", "info"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -113,22 +113,38 @@ impl Plugin {
         self.wait();
     }
 
-    /// The records that stand whole in the log.
+    /// The records that stand whole in the log, those of its older files first.
     pub fn records(&self) -> Vec<Record> {
-        let Ok(log) = fs::read(&self.container_log) else { return Vec::new() };
-        if log.is_empty() {
-            return Vec::new();
-        }
-        let Ok(log) = Log::parse(log) else { return Vec::new() };
-        let records = log.events().map(|event| {
-            assert_eq!(event.event_type, event_type::EV_EVENT_TAG);
-            decode(event.data).expect("an event is a record")
+        let logs =
+            self.log_files().into_iter().filter_map(|path| Log::parse(fs::read(path).ok()?).ok());
+        let records = logs.flat_map(|log| {
+            let records = log.events().map(|event| {
+                assert_eq!(event.event_type, event_type::EV_EVENT_TAG);
+                decode(event.data).expect("an event is a record")
+            });
+            records.collect::<Vec<_>>()
         });
         records.collect()
     }
 
+    /// A log that is full goes on in another file; the times in their names sort them.
+    pub fn log_files(&self) -> Vec<PathBuf> {
+        let folder = self.container_log.parent().unwrap();
+        let files = fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut older: Vec<String> =
+            files.filter(|name| name.starts_with("container-") && name.ends_with(".log")).collect();
+        older.sort();
+        older.iter().map(|name| folder.join(name)).chain([self.container_log.clone()]).collect()
+    }
+
     /// Waits until something is so of the records, and gives them all.
-    pub fn records_when(&self, what: &str, is_so: impl Fn(&[Record]) -> bool) -> Vec<Record> {
+    pub fn records_when(
+        &self,
+        what: &str,
+        mut is_so: impl FnMut(&[Record]) -> bool,
+    ) -> Vec<Record> {
         let begin = Instant::now();
         let mut pause = Duration::from_millis(2);
         loop {
