@@ -34,6 +34,9 @@ pub mod json;
 /// Where logs come from: a file, read once.
 pub mod source;
 
+/// One writer at a time.
+pub mod lock;
+
 /// A slice → files under names that their content decides.
 pub mod publish;
 
@@ -46,7 +49,13 @@ pub mod rpc;
 /// systemd: descriptors, notifications, watchdog, journal.
 pub mod systemd;
 
-/// The plugin that audits what a container runtime's plugins do.
+/// Live registers: what the hardware holds, and extending one.
+pub mod live;
+
+/// Records → `container.log`.
+pub mod container_log;
+
+/// The plugin that audits what the plugins of a container runtime do.
 pub mod nri;
 
 /// gRPC over a unix socket: connections, limits, services, drain.

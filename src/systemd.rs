@@ -1,15 +1,18 @@
 //! What systemd and a service say to each other: descriptors (sd_listen_fds(3)),
-//! notifications and watchdog (sd_notify(3)), the signal to stop, priorities in the journal
-//! (sd-daemon(3)). Nothing else in the project knows of it, and all of it is
-//! quiet where there is no systemd.
+//! notifications and watchdog (sd_notify(3)), the signal to stop, the journal
+//! (sd-daemon(3), sd_journal_send(3)). Nothing else in the project knows of it, and all
+//! of it is quiet where there is no systemd.
 
 use std::env;
 use std::io::Write;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use libsystemd::activation::{receive_descriptors_with_names, IsType};
 use libsystemd::daemon::{self, NotifyState};
+pub use libsystemd::logging::Priority;
+use libsystemd::logging::{journal_send, SD_JOURNAL_SOCK_PATH};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -111,6 +114,19 @@ pub fn log_to_stderr(filter: &str) {
         })
         .init();
     grpcio::redirect_log();
+}
+
+/// Whether there is a journal to write entries to.
+pub fn has_journal() -> bool {
+    Path::new(SD_JOURNAL_SOCK_PATH).exists()
+}
+
+/// Writes a journal entry with fields of its own. Waits while journald is behind.
+pub fn write_to_journal(priority: Priority, message: &str, fields: &[(&str, String)]) {
+    let fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+    if let Err(error) = journal_send(priority, message, fields) {
+        log::debug!("cannot write to the journal: {error}");
+    }
 }
 
 fn priority(level: log::Level) -> u8 {

@@ -4,9 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up; a module uses only what stands before it.
-const LAYERS: [&str; 12] = [
-    "error", "log", "record", "json", "source", "publish", "messages", "rpc", "systemd", "nri",
-    "server", "client",
+const LAYERS: [&str; 15] = [
+    "error",
+    "log",
+    "record",
+    "json",
+    "source",
+    "lock",
+    "publish",
+    "messages",
+    "rpc",
+    "systemd",
+    "live",
+    "container_log",
+    "nri",
+    "server",
+    "client",
 ];
 
 /// The same within `log` and `nri`; and `server` is put together by its `mod.rs` alone.

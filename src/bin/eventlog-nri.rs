@@ -5,7 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ccnp_eventlog::container_log::{self, ContainerLog};
 use ccnp_eventlog::error::{exit, Error, Result};
+use ccnp_eventlog::live::Register;
+use ccnp_eventlog::log::Registers;
 use ccnp_eventlog::nri::adjustment::Detail;
 use ccnp_eventlog::nri::audit::Audit;
 use ccnp_eventlog::nri::plugin::{Plugin, Settings};
@@ -49,6 +52,11 @@ struct Options {
     #[arg(long, value_enum, env = "CCNP_EVENTLOG_NRI_DETAIL", default_value = "full")]
     detail: DetailOption,
 
+    /// Which register every record is extended into: none, tdx (RTMR3), tpm (PCR13) or
+    /// tpm:N (PCR N)
+    #[arg(long, env = "CCNP_EVENTLOG_NRI_EXTEND", default_value = "none", value_parser = extend)]
+    extend: Extend,
+
     /// Reject a container rather than let it be created unlogged
     #[arg(long, env = "CCNP_EVENTLOG_NRI_FAIL_CLOSED")]
     fail_closed: bool,
@@ -62,6 +70,28 @@ struct Options {
 enum DetailOption {
     Summary,
     Full,
+}
+
+/// What is extended: nothing, RTMR3 or a PCR.
+#[derive(Clone, Copy, Debug)]
+enum Extend {
+    Nothing,
+    Tdx,
+    Tpm(u32),
+}
+
+fn extend(text: &str) -> std::result::Result<Extend, String> {
+    let pcr = |number: &str| number.parse().ok().filter(|pcr| Registers::Pcr.exist(*pcr));
+    match text {
+        "none" => Ok(Extend::Nothing),
+        "tdx" => Ok(Extend::Tdx),
+        "tpm" => Ok(Extend::Tpm(container_log::DEFAULT_PCR)),
+        _ => text
+            .strip_prefix("tpm:")
+            .and_then(pcr)
+            .map(Extend::Tpm)
+            .ok_or_else(|| "none, tdx, tpm or tpm:N, N being a PCR's number".to_owned()),
+    }
 }
 
 fn name(text: &str) -> std::result::Result<String, String> {
@@ -113,10 +143,21 @@ fn run(options: Options) -> Result<()> {
         DetailOption::Summary => Detail::Summary,
         DetailOption::Full => Detail::Full,
     };
-    let writer = Writer::start(&options.container_log)
-        .map_err(|source| Error::System { call: "open", source })?;
-    let audit = Audit::new(ourselves, detail, 1, Default::default());
-    let plugin = Plugin::new(settings, audit, writer);
+    let (register, pcr) = match options.extend {
+        Extend::Nothing => (None, container_log::DEFAULT_PCR),
+        Extend::Tdx => (Some(Register::rtmr3()), container_log::DEFAULT_PCR),
+        Extend::Tpm(pcr) => (Some(Register::pcr(pcr)), pcr),
+    };
+    let opened = ContainerLog::open(container_log::Settings {
+        path: options.container_log,
+        register,
+        pcr,
+        boot_id: container_log::boot_id()?,
+    })?;
+    let audit = Audit::new(ourselves, detail, opened.next_seq, opened.known);
+    let writer = Writer::start(opened.log)?;
+    let mut plugin = Plugin::new(settings, audit, writer);
+    plugin.go_on_from(&opened.unfinished);
     systemd::ready("Starting");
     match launched {
         Some(socket) => plugin.serve_launched(socket, &signals),

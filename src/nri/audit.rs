@@ -7,13 +7,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::{Map, Value};
+
 use super::adjustment::{self, Asked, Detail, Effective};
 use super::outcome::outcome;
 use crate::messages::nri::{
     ConfigureRequest, Container, Event, PodSandbox, SynchronizeRequest, UpdateContainerRequest,
     ValidateContainerAdjustmentRequest,
 };
-use crate::record::{self, Body, Outcome, Record, Runtime};
+use crate::record::{self, Body, Change, Outcome, Record, Runtime};
 
 /// As many containers as a node ever creates at once, and more.
 const MOST_PENDING: usize = 4096;
@@ -23,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const MOST_KNOWN: usize = 65536;
 /// No node has more containers.
 const MOST_SYNCHRONIZED: usize = 65536;
-
-/// The number of the first record of a boot.
-pub const FIRST_SEQ: u64 = 1;
 
 /// The state between a runtime's messages.
 #[derive(Debug)]
@@ -57,6 +56,8 @@ struct Pending {
 impl Audit {
     /// `next_seq` and `known` go on from what the log holds already.
     pub fn new(ourselves: String, detail: Detail, next_seq: u64, known: HashSet<String>) -> Audit {
+        // A session is the first that is ever recorded.
+        let watched_before = next_seq > 0;
         Audit {
             ourselves,
             detail,
@@ -64,12 +65,29 @@ impl Audit {
             runtime: Runtime::default(),
             nri_version: String::new(),
             pending: HashMap::new(),
-            watched_before: next_seq > FIRST_SEQ,
+            watched_before,
             known,
             plugins: Vec::new(),
             synchronizing: Vec::new(),
             pods: HashMap::new(),
         }
+    }
+
+    /// What an earlier run asked for and did not see the end of: the fingerprints went
+    /// with it.
+    pub fn leave_unresolved(&mut self, unfinished: &[Map<String, Value>]) -> Vec<Record> {
+        let mut records = Vec::new();
+        for record in unfinished {
+            let of = record.get("seq").and_then(Value::as_u64);
+            let change = Change::from_json(record);
+            let Some((of, change)) = of.zip(change) else { continue };
+            let body = Body::Outcome { of, outcome: Outcome::Unresolved, change };
+            let mut record = self.record(record::Container::from_json(record), body);
+            record.runtime = None;
+            record.note = Some("the plugin was restarted".to_owned());
+            records.push(record);
+        }
+        records
     }
 
     /// A session begins.

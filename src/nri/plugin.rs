@@ -16,10 +16,11 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signalfd::SignalFd;
 use protobuf::Message;
+use serde_json::{Map, Value};
 
 use super::audit::Audit;
 use super::session::{self, Call, Method, Received, Session};
-use super::writer::{Ticket, Writer};
+use super::writer::{State, Ticket, Writer};
 use crate::error::{Error, Result};
 use crate::log::payload::printable_line;
 use crate::messages::nri::{
@@ -138,6 +139,12 @@ impl Plugin {
         self.session(socket, signals)?;
         self.finish();
         Ok(())
+    }
+
+    /// Puts on record what an earlier run left open.
+    pub fn go_on_from(&mut self, unfinished: &[Map<String, Value>]) {
+        let records = self.audit.leave_unresolved(unfinished);
+        self.writer.offer(records);
     }
 
     fn finish(mut self) {
@@ -347,7 +354,11 @@ impl Plugin {
             0 => String::new(),
             panics => format!("; {panics} messages failed inside the plugin"),
         };
-        let status = format!("{runtime}; {}{panics}", self.writer.state());
+        let State { written, lost, queued, failing } = self.writer.state();
+        let failing = failing.map_or(String::new(), |reason| format!("; {reason}"));
+        let status = format!(
+            "{runtime}; records: {written} written, {lost} lost, {queued} waiting{failing}{panics}"
+        );
         if status != self.status {
             systemd::status(&status);
             self.status = status;

@@ -155,12 +155,29 @@ impl Field {
         self.row().2
     }
 
+    pub fn from_name(name: &str) -> Option<Field> {
+        Field::all().find(|field| field.name() == name)
+    }
+
     fn row(self) -> &'static Row {
         FIELDS.iter().find(|row| row.0 == self).unwrap_or(&FIELDS[0])
     }
 }
 
 impl Action {
+    const ALL: [Action; 6] = [
+        Action::Add,
+        Action::Set,
+        Action::Replace,
+        Action::Remove,
+        Action::Clear,
+        Action::Withdraw,
+    ];
+
+    pub fn from_name(name: &str) -> Option<Action> {
+        Action::ALL.into_iter().find(|one| one.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Action::Add => "add",
@@ -174,6 +191,13 @@ impl Action {
 }
 
 impl Attribution {
+    const ALL: [Attribution; 4] =
+        [Attribution::Owner, Attribution::Ambiguous, Attribution::Inferred, Attribution::Unknown];
+
+    pub fn from_name(name: &str) -> Option<Attribution> {
+        Attribution::ALL.into_iter().find(|one| one.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Attribution::Owner => "owner",

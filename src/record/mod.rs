@@ -185,6 +185,43 @@ impl Body {
     }
 }
 
+impl Change {
+    /// What an adjustment's record in the log says was asked for.
+    pub fn from_json(record: &Map<String, Value>) -> Option<Change> {
+        let text = |key: &str| record.get(key).and_then(Value::as_str);
+        let plugins = record.get("plugins").and_then(Value::as_array);
+        let plugins = plugins.into_iter().flatten().filter_map(Value::as_str);
+        Some(Change {
+            target: text("target").map(str::to_owned),
+            field: Field::from_name(text("field")?)?,
+            action: Action::from_name(text("action")?)?,
+            name: text("name").map(str::to_owned),
+            value: match (text("value"), record.contains_key("redacted")) {
+                (Some(value), _) => Shown::Value(value.to_owned()),
+                (None, true) => Shown::Redacted,
+                (None, false) => Shown::Nothing,
+            },
+            plugins: plugins.map(str::to_owned).collect(),
+            attribution: Attribution::from_name(text("attribution")?)?,
+        })
+    }
+}
+
+impl Container {
+    /// The container of a record in the log.
+    pub fn from_json(record: &Map<String, Value>) -> Option<Container> {
+        let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
+        let container = Container {
+            id: text("container_id").to_owned(),
+            name: text("container_name").to_owned(),
+            pod_namespace: text("pod_namespace").to_owned(),
+            pod_name: text("pod_name").to_owned(),
+            pod_uid: text("pod_uid").to_owned(),
+        };
+        (!container.id.is_empty()).then_some(container)
+    }
+}
+
 impl Record {
     /// A record about no container in particular.
     pub fn new(time: SystemTime, body: Body) -> Record {

@@ -3,6 +3,7 @@
 
 pub mod adjusted;
 pub mod disk;
+pub mod fuse;
 pub mod plugin;
 pub mod replay;
 pub mod runtime;
