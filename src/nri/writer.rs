@@ -21,13 +21,13 @@ use crate::record::{describe, Body, Container, Outcome, Record, Runtime, Shown};
 use crate::systemd::{self, Priority};
 
 /// What the queue holds at the most, in records and in bytes of memory.
-pub const MOST_RECORDS: usize = 8192;
+pub const MOST_RECORDS: usize = 32768;
 pub const MOST_BYTES: usize = 32 << 20;
 
 /// What is appended at once: JSON's escapes make at worst six bytes of one, and then
 /// it is still less than a log takes.
-const BATCH_RECORDS: usize = 512;
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_RECORDS: usize = 1024;
+const BATCH_BYTES: usize = 512 << 10;
 
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Records on their way to the journal.
