@@ -558,7 +558,8 @@ impl Standing {
 struct Past {
     next_seq: u64,
     known: HashSet<String>,
-    adjustments: BTreeMap<u64, Map<String, Value>>,
+    /// Adjustments so far without an outcome: few, whatever the number of records.
+    unfinished: BTreeMap<u64, Map<String, Value>>,
     finished: HashSet<u64>,
 }
 
@@ -588,17 +589,21 @@ impl Past {
                 self.known.insert(text(&record, "container_id").to_owned());
             }
             match (kind, seq, number("of")) {
-                ("adjustment", Some(seq), _) => drop(self.adjustments.insert(seq, record)),
-                ("outcome", _, Some(of)) => drop(self.finished.insert(of)),
+                ("adjustment", Some(seq), _) if !self.finished.contains(&seq) => {
+                    self.unfinished.insert(seq, record);
+                }
+                ("outcome", _, Some(of)) => {
+                    self.unfinished.remove(&of);
+                    self.finished.insert(of);
+                }
                 _ => {}
             }
         }
     }
 
     fn opened(self, log: ContainerLog) -> Opened {
-        let Past { next_seq, known, adjustments, finished } = self;
-        let unfinished = adjustments.into_iter().filter(|(seq, _)| !finished.contains(seq));
-        Opened { log, next_seq, known, unfinished: unfinished.map(|(_, record)| record).collect() }
+        let Past { next_seq, known, unfinished, .. } = self;
+        Opened { log, next_seq, known, unfinished: unfinished.into_values().collect() }
     }
 }
 

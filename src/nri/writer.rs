@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
@@ -77,7 +77,9 @@ struct Queue {
     failing: Option<String>,
     /// When to give up, once there will be no more records.
     stop: Option<Instant>,
+    /// Nothing is appended any more, and nothing is on its way to the journal.
     ended: bool,
+    told: bool,
 }
 
 /// A record and what it takes of memory: nothing, where it says what was lost.
@@ -100,19 +102,21 @@ impl Writer {
     pub fn start(log: ContainerLog) -> Result<Writer> {
         let shared = Arc::new(Shared::default());
         let failed = |source| Error::System { call: "starting a thread", source };
-        let journal = match systemd::has_journal() {
-            true => {
-                let (sender, receiver) = sync_channel(JOURNAL_QUEUE);
-                let tell = move || tell_the_journal(&receiver);
-                thread::Builder::new().name("journal".to_owned()).spawn(tell).map_err(failed)?;
-                Some(sender)
-            }
+        let (journal, records) = sync_channel(JOURNAL_QUEUE);
+        let tell = move || tell_the_journal(&records);
+        let teller = match systemd::has_journal() {
+            true => Some(thread::Builder::new().name("journal".to_owned()).spawn(tell)),
             false => None,
         };
+        let teller = teller.transpose().map_err(failed)?;
         let theirs = Arc::clone(&shared);
         let write = move || {
             Appending { log, shared: &theirs, journal }.run();
             theirs.queue().ended = true;
+            theirs.changed.notify_all();
+            // It ends with what is on its way, now that no more comes.
+            let _ = teller.map(JoinHandle::join);
+            theirs.queue().told = true;
             theirs.changed.notify_all();
         };
         thread::Builder::new().name("writer".to_owned()).spawn(write).map_err(failed)?;
@@ -153,15 +157,16 @@ impl Writer {
         }
     }
 
-    /// Has what is queued written, for so long at the most; `false` where some is not.
+    /// Has what is queued written and the journal told, for so long at the most;
+    /// `false` where some is not written.
     pub fn finish(self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue();
         queue.stop = Some(Instant::now().checked_add(timeout).unwrap_or_else(Instant::now));
         self.shared.changed.notify_all();
-        let runs = |queue: &mut Queue| !queue.ended;
+        let runs = |queue: &mut Queue| !queue.told;
         let waited = self.shared.changed.wait_timeout_while(queue, timeout, runs);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        queue.ended && queue.records == 0
+        queue.records == 0 && queue.waiting.is_empty()
     }
 }
 
@@ -262,7 +267,8 @@ fn size(record: &Record) -> usize {
 struct Appending<'s> {
     log: ContainerLog,
     shared: &'s Shared,
-    journal: Option<SyncSender<Record>>,
+    /// Nobody listens where there is no journal.
+    journal: SyncSender<Record>,
 }
 
 impl Appending<'_> {
@@ -285,9 +291,8 @@ impl Appending<'_> {
     /// there is in the log all the same.
     fn tell(&mut self, records: Vec<Record>) {
         let own = self.log.take_own();
-        let Some(journal) = &self.journal else { return };
         for record in own.into_iter().chain(records) {
-            let _ = journal.try_send(record);
+            let _ = self.journal.try_send(record);
         }
     }
 
