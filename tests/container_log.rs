@@ -129,6 +129,27 @@ fn the_log_is_an_event_log_of_records() {
 }
 
 #[test]
+fn a_server_serves_it_to_both_worlds_while_it_grows() {
+    const TDX: (i32, i32) = (1, 0);
+    const TPM: (i32, i32) = (1, 1);
+    let server = common::server::Server::start(&[]);
+    let mut log = open(server.folder.path()).log;
+    let event = |log, position| -> Value {
+        let path = server.get(log, position, 1).unwrap();
+        serde_json::from_slice(&common::read(&path)).unwrap()
+    };
+    for seq in 0..3 {
+        log.append(&[baseline(seq)]).unwrap();
+        let position = i32::try_from(seq).unwrap() + 2;
+        let tdx = &event(TDX, position)["EventLogs"][0];
+        assert_eq!((&tdx["Register"], &tdx["Rtmr"]), (&"RTMR3".into(), &3.into()));
+        let tpm = &event(TPM, position)["EventLogs"][0];
+        assert_eq!(tpm["EventType"], "EV_EVENT_TAG");
+        assert!(server.get(TPM, position + 1, 1).is_err());
+    }
+}
+
+#[test]
 fn a_torn_event_is_cut_wherever_it_ends() {
     let folder = TempDir::new().unwrap();
     let Opened { mut log, .. } = open(folder.path());
