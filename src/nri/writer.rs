@@ -1,7 +1,8 @@
 //! The thread between the runtime's socket and the disk.
 //!
 //! Whoever offers records never waits for a disk: they are queued, and a thread
-//! appends to the log whatever has gathered, one flush for all of it. A queue that
+//! appends to the log whatever has gathered, one flush for all of it, and extends the
+//! register while nothing new waits. A queue that
 //! is full because the disk is loses records, counts them, and has the log say how
 //! many are missing where they are missing. What is durable is told to the journal
 //! by a thread of its own, since journald may be slow; there copies may be lost.
@@ -229,6 +230,11 @@ impl Queue {
         batch
     }
 
+    /// Records come first: somebody may wait for them. At the end there is an end.
+    fn may_extend(&self) -> bool {
+        self.waiting.is_empty() && self.stop.is_none_or(|stop| Instant::now() < stop)
+    }
+
     fn is_durable(&mut self, batch: &Batch) {
         self.records = self.records.saturating_sub(batch.taken);
         self.bytes = self.bytes.saturating_sub(batch.bytes);
@@ -280,7 +286,6 @@ impl Appending<'_> {
             }
             let mut queue = self.shared.queue();
             queue.is_durable(&batch);
-            queue.failing = self.log.trouble().map(str::to_owned);
             self.shared.changed.notify_all();
             drop(queue);
             self.tell(batch.records);
@@ -296,11 +301,13 @@ impl Appending<'_> {
         }
     }
 
-    /// `None` where nothing is queued and nothing will be. A register that failed is
-    /// tried again meanwhile.
+    /// `None` where nothing is queued and nothing will be. What waits to be extended is
+    /// extended meanwhile, and a register that failed is tried again.
     fn wait_for_batch(&mut self) -> Option<Batch> {
         let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.stop.is_none();
         loop {
+            while self.shared.queue().may_extend() && self.log.extend_one() {}
+            self.shared.queue().failing = self.log.trouble().map(str::to_owned);
             let pause = self.log.trouble().map_or(Duration::MAX, |_| TRY_AGAIN);
             let waited = self.shared.changed.wait_timeout_while(self.shared.queue(), pause, idle);
             let (mut queue, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -309,25 +316,27 @@ impl Appending<'_> {
                 return (!batch.records.is_empty()).then_some(batch);
             }
             drop(queue);
-            let outcome = self.log.append(&[]).map_err(|error| error.to_string());
-            let trouble = self.log.trouble().map(str::to_owned);
-            self.shared.queue().failing = outcome.err().or(trouble);
+            // Nothing to write, unless somebody else extended the register: the next
+            // batch says so then.
+            let _ = self.log.commit(&[]);
             self.tell(Vec::new());
         }
     }
 
     /// Appends until it works; `false` where it is time to give up.
     fn append(&mut self, records: &[Record]) -> bool {
+        let mut failed = false;
         loop {
-            match self.log.append(records) {
+            match self.log.commit(records) {
                 Ok(()) => {
-                    if self.shared.queue().failing.is_some() && self.log.trouble().is_none() {
+                    if failed {
                         log::info!("{} can be written again", self.log.path().display());
                     }
                     return true;
                 }
                 Err(error) => self.is_failing(error.to_string()),
             }
+            failed = true;
             let hopeful = |queue: &Queue| queue.stop.is_none_or(|stop| Instant::now() < stop);
             let mut queue = self.shared.queue();
             let next = Instant::now().checked_add(TRY_AGAIN);
