@@ -62,11 +62,12 @@ func newMachine(dir string, command []string) (*machine, error) {
 func (m *machine) socket() string { return filepath.Join(m.dir, "nri.sock") }
 
 func (m *machine) startNRI() error {
-	empty := filepath.Join(m.dir, "none")
+	// Empty but in the scenario that has the runtime start the audit plugin.
+	plugins := filepath.Join(m.dir, "plugins")
 	nri, err := adaptation.New("containerd", runtimeVersion, m.synchronize, m.update,
 		adaptation.WithSocketPath(m.socket()),
-		adaptation.WithPluginPath(empty),
-		adaptation.WithPluginConfigPath(empty))
+		adaptation.WithPluginPath(plugins),
+		adaptation.WithPluginConfigPath(plugins))
 	if err != nil {
 		return err
 	}
