@@ -188,8 +188,9 @@ def problems_of(wanted, records):
         for record in left + [record for rest in outcomes.values() for record in rest]:
             yield f"nobody expects {text_of(record)}"
     for record in wanted["records"] or []:
-        if not any(agrees(other, record) for other in mine):
-            yield f"no record like {json.dumps(record)}"
+        times = sum(agrees(other, record) for other in mine)
+        if times == 0 or times != record.get("times", times):
+            yield f"{times} records like {json.dumps(record)}"
 
 
 def gaps_in(records):

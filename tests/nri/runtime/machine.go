@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,11 +89,13 @@ func (m *machine) close() {
 func (m *machine) synchronize(ctx context.Context, callback adaptation.SyncCB) error {
 	m.mutex.Lock()
 	var shown []*api.Container
+	pods := map[string]*api.PodSandbox{m.pod.Id: m.pod}
 	for _, c := range m.running {
 		shown = append(shown, c.show(api.ContainerState_CONTAINER_RUNNING))
+		pods[c.pod.Id] = c.pod
 	}
 	m.mutex.Unlock()
-	_, err := callback(ctx, []*api.PodSandbox{m.pod}, shown)
+	_, err := callback(ctx, slices.Collect(maps.Values(pods)), shown)
 	return err
 }
 
