@@ -10,8 +10,10 @@ fn main() {
         .inputs([
             "proto/eventlog.proto",
             "proto/health.proto",
+            "proto/nri.proto",
             "proto/reflection.proto",
             "proto/reflection_v1alpha.proto",
+            "proto/ttrpc.proto",
         ])
         .cargo_out_dir("proto")
         .run_from_script();

@@ -63,6 +63,10 @@ pub enum Error {
     NoLog {
         path: PathBuf,
     },
+    /// No plugin has written a container log yet.
+    NoContainerLog {
+        path: PathBuf,
+    },
     NotReadable {
         path: PathBuf,
     },
@@ -117,6 +121,11 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    /// The container runtime's socket for plugins.
+    Nri {
+        path: PathBuf,
+        source: io::Error,
+    },
     Call {
         status: grpcio::RpcStatus,
     },
@@ -126,6 +135,36 @@ pub enum Error {
     Unreadable {
         path: PathBuf,
         reason: String,
+    },
+    /// The container log cannot be written.
+    ContainerLog {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// Another plugin writes this container log.
+    ContainerLogInUse {
+        path: PathBuf,
+        holder: String,
+    },
+    /// Something that the plugin did not write stands where its log should.
+    NotAContainerLog {
+        path: PathBuf,
+    },
+    /// More records at once than a container log takes.
+    BatchTooLarge {
+        bytes: usize,
+        limit: usize,
+    },
+    /// A live register cannot be read or extended.
+    Register {
+        register: String,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The TPM refuses a command.
+    Tpm {
+        register: String,
+        code: u32,
     },
     /// A handler panicked: a bug of ours, contained.
     Panicked,
@@ -204,6 +243,12 @@ impl fmt::Display for Error {
             Error::NoLog { path } => {
                 write!(f, "stat {}: no such file or directory", path.display())
             }
+            Error::NoContainerLog { path } => write!(
+                f,
+                "stat {}: no such file or directory; eventlog-nri writes it where containerd or \
+                 CRI-O runs: systemctl enable --now ccnp-eventlog-nri.service",
+                path.display()
+            ),
             Error::Negative { field, value } => {
                 write!(f, "{field} is {value}: it must not be negative")
             }
@@ -257,6 +302,12 @@ impl fmt::Display for Error {
                 "cannot connect to {}: {source}; is ccnp-eventlog.socket started?",
                 path.display()
             ),
+            Error::Nri { path, source } => write!(
+                f,
+                "cannot reach the container runtime at {}: {source}; is NRI enabled in its \
+                 configuration? Trying again",
+                path.display()
+            ),
             Error::Call { status } => {
                 // grpcio puts the code's number before its name.
                 let code = status.code().to_string();
@@ -268,6 +319,56 @@ impl fmt::Display for Error {
             Error::Unreadable { path, reason } => {
                 write!(f, "cannot read the slice {}: {reason}", path.display())
             }
+            Error::ContainerLog { path, source } => {
+                write!(f, "container log {}: {source}", path.display())?;
+                match source.kind() {
+                    _ if is_no_space(source) => write!(f, "; make room there"),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                        write!(f, "; systemd-tmpfiles --create makes the usual directory")
+                    }
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                        write!(f, "; the plugin must be able to write to its directory")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Error::ContainerLogInUse { path, holder } => write!(
+                f,
+                "container log {} is being written by another eventlog-nri, {holder}: stop it first",
+                path.display()
+            ),
+            Error::NotAContainerLog { path } => write!(
+                f,
+                "{} is not a container log of eventlog-nri: it is left alone; move it away or \
+                 choose another path",
+                path.display()
+            ),
+            Error::BatchTooLarge { bytes, limit } => {
+                write!(f, "{bytes} bytes of records at once, and {limit} is the most")
+            }
+            Error::Register { register, path, source } => {
+                let tdx = register.starts_with("RTMR");
+                let advice = match source.kind() {
+                    io::ErrorKind::NotFound if tdx => {
+                        "; this takes a TDX guest with Linux 6.16 or later and the tdx_guest driver"
+                    }
+                    io::ErrorKind::NotFound => {
+                        "; this takes a TPM 2.0 with a SHA256 or SHA384 bank, its driver, and \
+                         Linux 5.12 or later"
+                    }
+                    io::ErrorKind::PermissionDenied if tdx => "; only root may extend it",
+                    io::ErrorKind::PermissionDenied => {
+                        "; the device is for the group tss (SupplementaryGroups=tss in the unit)"
+                    }
+                    _ => "",
+                };
+                write!(f, "{register}: {}: {source}{advice}", path.display())
+            }
+            Error::Tpm { register, code } => write!(
+                f,
+                "the TPM refuses to extend {register}: response code {code:#05x} \
+                 (tpm2_rc_decode {code:#05x} explains it)"
+            ),
             Error::Panicked => write!(f, "internal error; the server's log has the details"),
         }
     }
@@ -290,7 +391,7 @@ impl From<&Error> for grpcio::RpcStatus {
         let code = match error {
             Error::InvalidRequest | Error::Negative { .. } => Code::INVALID_ARGUMENT,
             Error::StartPastEnd { .. } | Error::CountPastEnd { .. } => Code::OUT_OF_RANGE,
-            Error::NoLog { .. } => Code::NOT_FOUND,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => Code::NOT_FOUND,
             Error::NotReadable { .. } => Code::PERMISSION_DENIED,
             Error::TooLarge { .. } => Code::RESOURCE_EXHAUSTED,
             Error::Malformed { malformed, .. } => match malformed.defect {
@@ -300,7 +401,7 @@ impl From<&Error> for grpcio::RpcStatus {
             Error::OutputDir { .. } | Error::Foreign { .. } => Code::FAILED_PRECONDITION,
             Error::Publish { source, .. } if is_no_space(source) => Code::RESOURCE_EXHAUSTED,
             Error::Call { status } => status.code(),
-            Error::Connect { .. } | Error::NotServing => Code::UNAVAILABLE,
+            Error::Connect { .. } | Error::Nri { .. } | Error::NotServing => Code::UNAVAILABLE,
             Error::Read { .. }
             | Error::Publish { .. }
             | Error::OutputDirInUse { .. }
@@ -311,6 +412,12 @@ impl From<&Error> for grpcio::RpcStatus {
             | Error::System { .. }
             | Error::CallFailed(_)
             | Error::Unreadable { .. }
+            | Error::ContainerLog { .. }
+            | Error::ContainerLogInUse { .. }
+            | Error::NotAContainerLog { .. }
+            | Error::BatchTooLarge { .. }
+            | Error::Register { .. }
+            | Error::Tpm { .. }
             | Error::Panicked => Code::INTERNAL,
         };
         grpcio::RpcStatus::with_message(code, error.to_string())
@@ -343,16 +450,25 @@ impl From<&Error> for u8 {
                 _ => exit::DATAERR,
             },
             Error::TooLarge { .. } | Error::Unreadable { .. } => exit::DATAERR,
-            Error::NoLog { .. } => exit::NOINPUT,
+            Error::NoLog { .. } | Error::NoContainerLog { .. } => exit::NOINPUT,
             Error::NotReadable { .. } => exit::NOPERM,
-            Error::OutputDir { .. } | Error::Foreign { .. } | Error::Publish { .. } => {
-                exit::CANTCREAT
-            }
-            Error::Read { .. } | Error::Socket { .. } => exit::IOERR,
+            Error::OutputDir { .. }
+            | Error::Foreign { .. }
+            | Error::Publish { .. }
+            | Error::ContainerLog { .. }
+            | Error::NotAContainerLog { .. } => exit::CANTCREAT,
+            Error::Register { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => exit::NOINPUT,
+                io::ErrorKind::PermissionDenied => exit::NOPERM,
+                _ => exit::IOERR,
+            },
+            Error::Read { .. } | Error::Socket { .. } | Error::Tpm { .. } => exit::IOERR,
             Error::System { .. } => exit::OSERR,
             Error::OutputDirInUse { .. }
+            | Error::ContainerLogInUse { .. }
             | Error::SocketInUse { .. }
             | Error::Connect { .. }
+            | Error::Nri { .. }
             | Error::NotServing
             | Error::CallFailed(_) => exit::UNAVAILABLE,
             Error::Call { status } => match status.code() {
@@ -365,7 +481,7 @@ impl From<&Error> for u8 {
                 _ => exit::UNAVAILABLE,
             },
             Error::Activation(_) | Error::NotASocket { .. } => exit::CONFIG,
-            Error::Panicked => exit::SOFTWARE,
+            Error::BatchTooLarge { .. } | Error::Panicked => exit::SOFTWARE,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A slice as JSON: the keys, their order and their notation are those that
-//! CCNP's published clients read; the last five of an event are for people.
+//! CCNP's published clients read; those of an event from `Position` on are for people.
 //!
 //! The reference server's oddities are kept because its verifiers parse them:
 //! `Digests` holds decimal bytes in brackets, `AlgorithmId` is that of the last
@@ -13,22 +13,42 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-use crate::log::payload::{describe, hex};
+use crate::log::payload::{describe, hex, printable_line};
 use crate::log::{algorithm, event_type, Digest, Event, Log, Registers, Slice, SpecId};
+use crate::record::{self, Registered};
 
-/// How a log is told: its indexes count these registers, and of its banks only this
-/// one is shown, or all.
+/// How a log is told.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
-    pub registers: Registers,
-    pub bank: Option<u16>,
+pub enum View {
+    /// The firmware's, whose indexes count these registers: all of its banks.
+    Firmware(Registers),
+    /// The containers', in the terms of either kind of machine: their registers and
+    /// the bank that goes with them, whichever was extended. Events have one more key,
+    /// the record.
+    Containers(Registers),
 }
 
 impl View {
+    fn registers(self) -> Registers {
+        let (View::Firmware(registers) | View::Containers(registers)) = self;
+        registers
+    }
+
+    /// The index of an event's register in the view's terms.
+    fn index(self, index: u32, header: Option<&SpecId>) -> u32 {
+        match (self, header.and_then(Registered::of)) {
+            (View::Containers(registers), Some(registered)) => registered.index(registers),
+            _ => index,
+        }
+    }
+
     fn digests<'a>(self, event: &Event<'a>) -> impl Iterator<Item = Digest<'a>> {
-        let shown =
-            move |digest: &Digest<'a>| self.bank.is_none_or(|bank| bank == digest.algorithm);
-        event.digests().filter(shown)
+        let shown = match self {
+            View::Firmware(_) => None,
+            View::Containers(Registers::Rtmr) => Some(algorithm::SHA384),
+            View::Containers(Registers::Pcr) => Some(algorithm::SHA256),
+        };
+        event.digests().filter(move |digest| shown.is_none_or(|bank| bank == digest.algorithm))
     }
 }
 
@@ -81,8 +101,8 @@ impl Serialize for JsonHeader<'_> {
         map.serialize_entry("Length", &self.bytes.len())?;
         map.serialize_entry("HeaderData", &Base64(self.bytes))?;
         map.serialize_entry(
-            register_key(self.view.registers),
-            &self.view.registers.number(self.spec_id.index),
+            register_key(self.view.registers()),
+            &self.view.registers().number(self.spec_id.index),
         )?;
         map.serialize_entry("Etype", &event_type::EV_NO_ACTION)?;
         map.serialize_entry("DigestCount", &0)?;
@@ -97,7 +117,9 @@ impl<B: AsRef<[u8]>> Serialize for JsonEvents<'_, '_, '_, B> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(Some(self.0.slice.count()))?;
         for event in self.0.slice.events() {
-            list.serialize_element(&JsonEvent { event, view: self.0.view })?;
+            let view = self.0.view;
+            let index = view.index(event.index, self.0.slice.log().spec_id());
+            list.serialize_element(&JsonEvent { event, index, view })?;
         }
         list.end()
     }
@@ -105,15 +127,17 @@ impl<B: AsRef<[u8]>> Serialize for JsonEvents<'_, '_, '_, B> {
 
 struct JsonEvent<'a> {
     event: Event<'a>,
+    /// Of its register, as the view has it.
+    index: u32,
     view: View,
 }
 
 impl Serialize for JsonEvent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let JsonEvent { event, view } = self;
-        let registers = view.registers;
+        let JsonEvent { event, index, view } = self;
+        let registers = view.registers();
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry(register_key(registers), &registers.number(event.index))?;
+        map.serialize_entry(register_key(registers), &registers.number(*index))?;
         map.serialize_entry("Etype", &event.event_type)?;
         map.serialize_entry("DigestCount", &view.digests(event).count())?;
         map.serialize_entry(
@@ -126,10 +150,20 @@ impl Serialize for JsonEvent<'_> {
         map.serialize_entry("EventSize", &event.data.len())?;
         map.serialize_entry("AlgorithmId", &view.digests(event).last().map_or(0, |d| d.algorithm))?;
         map.serialize_entry("Position", &event.position)?;
-        map.serialize_entry("Register", &registers.name(event.index))?;
+        map.serialize_entry("Register", &registers.name(*index))?;
         map.serialize_entry("EventType", &event_type::name(event.event_type))?;
         map.serialize_entry("DigestsByAlgorithm", &ByAlgorithm(event, *view))?;
-        map.serialize_entry("Description", &describe(event))?;
+        let View::Containers(_) = view else {
+            map.serialize_entry("Description", &describe(event))?;
+            return map.end();
+        };
+        let record = record::decode(event.data);
+        let description = match &record {
+            Some(record) => printable_line(&record::describe(record)),
+            None => describe(event),
+        };
+        map.serialize_entry("Description", &description)?;
+        map.serialize_entry("Record", &record)?;
         map.end()
     }
 }

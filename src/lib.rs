@@ -25,20 +25,38 @@ pub mod error;
 /// TCG event logs: bytes in, events and slices out.
 pub mod log;
 
+/// What the container log says: one record per adjustment of a container.
+pub mod record;
+
 /// A slice as the JSON that CCNP's clients read.
 pub mod json;
 
 /// Where logs come from: a file, read once.
 pub mod source;
 
+/// One writer at a time.
+pub mod lock;
+
 /// A slice → files under names that their content decides.
 pub mod publish;
 
-/// The gRPC messages and methods.
+/// The protobuf messages.
+pub mod messages;
+
+/// The gRPC methods.
 pub mod rpc;
 
 /// systemd: descriptors, notifications, watchdog, journal.
 pub mod systemd;
+
+/// Live registers: what the hardware holds, and extending one.
+pub mod live;
+
+/// Records → `container.log`.
+pub mod container_log;
+
+/// The plugin that audits what the plugins of a container runtime do.
+pub mod nri;
 
 /// gRPC over a unix socket: connections, limits, services, drain.
 pub mod server;

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{renameat2, Flock, FlockArg, RenameFlags};
+use nix::fcntl::{renameat2, RenameFlags};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::lock::{self, Lock, NotLocked};
 use crate::log::payload::hex;
 
 /// Readable by root and the group that the directory hands down.
@@ -46,7 +47,7 @@ pub struct Publisher {
     kept: RwLock<Kept>,
     temporary: AtomicU64,
     /// Held as long as we live; the kernel frees it when we do not.
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 /// The published slices by name.
@@ -283,31 +284,12 @@ fn create(directory: &Path) -> io::Result<()> {
 }
 
 /// Temporary files may be swept only by who is alone in the directory.
-fn lock(directory: &Path) -> Result<Flock<File>> {
-    let failed = |source| Error::OutputDir { path: directory.to_owned(), source };
-    let path = directory.join(LOCK);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(failed)?;
-    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => file,
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            let path = directory.to_owned();
-            return Err(Error::OutputDirInUse { path, holder: holder.trim().to_owned() });
-        }
-        Err((_, error)) => return Err(failed(error.into())),
-    };
-    file.set_len(0).map_err(failed)?;
-    writeln!(file, "process {}", std::process::id()).map_err(failed)?;
-    Ok(file)
+fn lock(directory: &Path) -> Result<Lock> {
+    let path = directory.to_owned();
+    lock::take(&directory.join(LOCK)).map_err(|error| match error {
+        NotLocked::Held(holder) => Error::OutputDirInUse { path, holder },
+        NotLocked::Failed(source) => Error::OutputDir { path, source },
+    })
 }
 
 /// The name without its ending, where it is one that [`Publisher::publish`] gives:

@@ -1,22 +1,9 @@
-//! The gRPC messages, generated from `proto/` at build time, and the methods that
-//! carry them.
+//! The gRPC methods and the messages that they carry.
 
 use grpcio::{Marshaller, Method, MethodType};
 use protobuf::Message;
 
-pub use generated::{eventlog, health, reflection, reflection_v1alpha};
-
-/// What build.rs generates keeps no lints of ours.
-#[allow(
-    clippy::all,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
-mod generated {
-    include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
-}
-
+pub use crate::messages::{eventlog, health, reflection, reflection_v1alpha};
 use eventlog::{GetEventlogReply, GetEventlogRequest};
 use health::{HealthCheckRequest, HealthCheckResponse};
 use reflection::{ServerReflectionRequest, ServerReflectionResponse};

@@ -1,15 +1,21 @@
 //! What systemd and a service say to each other: descriptors (sd_listen_fds(3)),
-//! notifications and watchdog (sd_notify(3)), priorities in the journal
-//! (sd-daemon(3)). Nothing else in the project knows of it, and all of it is
-//! quiet where there is no systemd.
+//! notifications and watchdog (sd_notify(3)), the signal to stop, the journal
+//! (sd-daemon(3), sd_journal_send(3)). Nothing else in the project knows of it, and all
+//! of it is quiet where there is no systemd.
 
 use std::env;
 use std::io::Write;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use libsystemd::activation::{receive_descriptors_with_names, IsType};
 use libsystemd::daemon::{self, NotifyState};
+pub use libsystemd::logging::Priority;
+use libsystemd::logging::{journal_send, SD_JOURNAL_SOCK_PATH};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
@@ -84,6 +90,18 @@ fn notify(states: &[NotifyState]) {
     }
 }
 
+/// Takes SIGTERM and SIGINT out of the ordinary course, for the main
+/// loop to read. Called before any thread is started: threads inherit the mask.
+pub fn take_signals() -> Result<SignalFd> {
+    let failed = |call| move |error: Errno| Error::System { call, source: error.into() };
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(failed("pthread_sigmask"))?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(failed("signalfd"))
+}
+
 /// Sends log lines to standard error: with journald's priorities where that is the
 /// journal, which has its own clock, and with the level in words elsewhere.
 pub fn log_to_stderr(filter: &str) {
@@ -96,6 +114,19 @@ pub fn log_to_stderr(filter: &str) {
         })
         .init();
     grpcio::redirect_log();
+}
+
+/// Whether there is a journal to write entries to.
+pub fn has_journal() -> bool {
+    Path::new(SD_JOURNAL_SOCK_PATH).exists()
+}
+
+/// Writes a journal entry with fields of its own. Waits while journald is behind.
+pub fn write_to_journal(priority: Priority, message: &str, fields: &[(&str, String)]) {
+    let fields = fields.iter().map(|(name, value)| (*name, value.as_str()));
+    if let Err(error) = journal_send(priority, message, fields) {
+        log::debug!("cannot write to the journal: {error}");
+    }
 }
 
 fn priority(level: log::Level) -> u8 {

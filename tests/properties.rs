@@ -114,7 +114,7 @@ fn use_everything(bytes: &[u8]) {
         let range = Range::new(1, i32::try_from(log.len()).unwrap()).unwrap();
         if let Ok(slice) = Slice::of(&log, range) {
             let mut json = Vec::new();
-            json::write(&slice, View { registers, bank: None }, &mut json).unwrap();
+            json::write(&slice, View::Firmware(registers), &mut json).unwrap();
             let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
             assert_eq!(json["EventLogs"].as_array().unwrap().len(), log.len());
         }

@@ -7,12 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
 use ccnp_eventlog::client::call;
 use ccnp_eventlog::error::Error;
 use ccnp_eventlog::log::payload::hex;
 use ccnp_eventlog::log::write::{write_event, write_spec_id};
 use ccnp_eventlog::log::{algorithm, Digest, Log};
+use ccnp_eventlog::record::{Body, Record, Registered};
 use ccnp_eventlog::rpc::health::health_check_response::ServingStatus;
 use ccnp_eventlog::rpc::health::HealthCheckRequest;
 use ccnp_eventlog::rpc::HEALTH_CHECK;
@@ -84,7 +86,11 @@ fn what_cannot_be_served_is_refused_in_the_words_that_clients_compare() {
             0,
             0,
             Code::NOT_FOUND,
-            &format!("stat {}: no such file or directory", container.display()),
+            &format!(
+                "stat {}: no such file or directory; eventlog-nri writes it where containerd or \
+                 CRI-O runs: systemctl enable --now ccnp-eventlog-nri.service",
+                container.display()
+            ),
         ),
     ] {
         let refused = refusal(server.get(log, start, count));
@@ -341,32 +347,42 @@ fn health_is_told_for_the_server_and_its_service() {
     }
 }
 
-/// The container log is one file: as RTMRs it shows its SHA384 bank, as PCRs its
-/// SHA256 bank.
+/// The container log is one file: it names its register and shows its digests as
+/// the category has them, whichever register it was extended into.
 #[test]
-fn the_container_log_is_told_in_the_bank_of_the_category() {
-    let server = Server::stopped();
-    let mut log = Vec::new();
-    write_spec_id(&mut log, 0, &[(algorithm::SHA256, 32), (algorithm::SHA384, 48)], b"").unwrap();
-    let digests = [
-        Digest { algorithm: algorithm::SHA256, bytes: &[1; 32] },
-        Digest { algorithm: algorithm::SHA384, bytes: &[2; 48] },
-    ];
-    write_event(&mut log, 4, 6, &digests, b"a container's record").unwrap();
-    fs::write(server.path("container.log"), &log).unwrap();
-    let mut server = server;
-    server.run(&[]);
-    for (category, bank, digest, register) in [
-        (0, algorithm::SHA384, hex(&[2; 48]), "RTMR3"),
-        (1, algorithm::SHA256, hex(&[1; 32]), "PCR4"),
-    ] {
-        let path = server.get((1, category), 0, 0).unwrap();
-        let event = &json(&path)["EventLogs"][0];
-        assert_eq!((&event["DigestCount"], &event["AlgorithmId"]), (&1.into(), &bank.into()));
-        let shown = event["DigestsByAlgorithm"].as_object().unwrap();
-        assert_eq!(shown.values().collect::<Vec<_>>(), [&Value::from(digest)]);
-        assert_eq!(event["Register"], register);
-        assert_eq!(read(&path.with_extension("bin")), log, "the bytes are the whole record");
+fn the_container_log_is_told_in_the_terms_of_the_category() {
+    let record = Record::new(SystemTime::UNIX_EPOCH, Body::Lost { records: 3 });
+    for extended in [4, 13] {
+        let mut log = Vec::new();
+        let banks = [(algorithm::SHA256, 32), (algorithm::SHA384, 48)];
+        let registered = Registered { mr_index: 4, pcr: 13 };
+        write_spec_id(&mut log, 0, &banks, &registered.to_vendor_info()).unwrap();
+        let digests = [
+            Digest { algorithm: algorithm::SHA256, bytes: &[1; 32] },
+            Digest { algorithm: algorithm::SHA384, bytes: &[2; 48] },
+        ];
+        write_event(&mut log, extended, 6, &digests, &record.to_event_data()).unwrap();
+        write_event(&mut log, extended, 6, &digests, b"somebody else's").unwrap();
+        let mut server = Server::stopped();
+        fs::write(server.path("container.log"), &log).unwrap();
+        server.run(&[]);
+        for (category, bank, digest, register) in [
+            (0, algorithm::SHA384, hex(&[2; 48]), ("Rtmr", 3, "RTMR3")),
+            (1, algorithm::SHA256, hex(&[1; 32]), ("Pcr", 13, "PCR13")),
+        ] {
+            let path = server.get((1, category), 0, 0).unwrap();
+            let slice = json(&path);
+            let event = &slice["EventLogs"][0];
+            assert_eq!((&event["DigestCount"], &event["AlgorithmId"]), (&1.into(), &bank.into()));
+            let shown = event["DigestsByAlgorithm"].as_object().unwrap();
+            assert_eq!(shown.values().collect::<Vec<_>>(), [&Value::from(digest)]);
+            let (key, number, name) = register;
+            assert_eq!((&event[key], &event["Register"]), (&number.into(), &name.into()));
+            assert_eq!(event["Record"], Value::Object(record.to_json()));
+            assert_eq!(event["Description"], "3 records are missing here");
+            assert_eq!(slice["EventLogs"][1]["Record"], Value::Null);
+            assert_eq!(read(&path.with_extension("bin")), log, "the bytes are the whole record");
+        }
     }
 }
 

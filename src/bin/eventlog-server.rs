@@ -9,7 +9,7 @@ use ccnp_eventlog::publish::Publisher;
 use ccnp_eventlog::server::connections::Limits;
 use ccnp_eventlog::server::listener::Listener;
 use ccnp_eventlog::server::service::{Eventlog, Sources};
-use ccnp_eventlog::server::{take_signals, Server, Settings};
+use ccnp_eventlog::server::{Server, Settings};
 use ccnp_eventlog::source::Source;
 use ccnp_eventlog::systemd;
 use clap::Parser;
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<()> {
-    let signals = take_signals()?;
+    let signals = systemd::take_signals()?;
     let activated = systemd::listening_socket()?;
     let publisher = Publisher::open(&options.output_dir, options.keep as usize)?;
     let listener = match activated {

@@ -131,6 +131,8 @@ pub struct SpecId {
     pub uintn_size: u8,
     /// In the order of the header.
     pub algorithms: Vec<DeclaredAlgorithm>,
+    /// What the log's writer has to say of itself, at the most 255 bytes.
+    pub vendor_info: Vec<u8>,
     /// The length in bytes of the whole header record.
     pub length: usize,
     /// EventSize left out vendorInfo and `length` includes it all the same.
@@ -314,6 +316,7 @@ impl SpecId {
             version: (major, minor, errata),
             uintn_size,
             algorithms,
+            vendor_info: Vec::new(),
             length: reader.offset(),
             vendor_info_outside: false,
         };
@@ -331,6 +334,7 @@ impl SpecId {
             header.length = further;
             header.vendor_info_outside = true;
         }
+        header.vendor_info.extend(fields.rest().iter().take(vendor_info_size));
         Ok(Some(header))
     }
 

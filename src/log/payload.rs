@@ -125,6 +125,7 @@ fn tagged(data: &[u8]) -> Result<String, Undecodable> {
         0x8f3b_22ed => " load options",
         0xf5bc_582a => " loader.conf",
         0x4141_454c => " AAEL",
+        0x4e52_494c => " container record",
         _ => "",
     };
     match is_text(content) || is_utf16(content) {

@@ -23,8 +23,7 @@ use std::time::Duration;
 use grpcio::{ChannelBuilder, EnvBuilder, ServerBuilder, ServiceBuilder};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 
 use self::connections::{Connections, Limits, Peers};
 use self::health::Health;
@@ -73,18 +72,6 @@ pub struct Settings {
     pub limits: Limits,
     /// Exit after so long without a connection; `None`: never.
     pub idle_exit: Option<Duration>,
-}
-
-/// Takes SIGTERM and SIGINT out of the ordinary course, for [`Server::serve`] to
-/// read. Called before any thread is started: threads inherit the mask.
-pub fn take_signals() -> Result<SignalFd> {
-    let failed = |call| move |error: Errno| Error::System { call, source: error.into() };
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().map_err(failed("pthread_sigmask"))?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(failed("signalfd"))
 }
 
 /// A running gRPC server that does not listen by itself.

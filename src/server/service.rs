@@ -15,7 +15,7 @@ use crate::error::{Error, Malformed, Result};
 use crate::json::{self, View};
 use crate::log::slice::{OutOfReach, Range};
 use crate::log::warning::warnings;
-use crate::log::{algorithm, End, Log, Registers, Slice};
+use crate::log::{End, Log, Registers, Slice};
 use crate::publish::Publisher;
 use crate::rpc::eventlog::{GetEventlogReply, GetEventlogRequest, CATEGORY, LEVEL};
 use crate::rpc::GET_EVENTLOG;
@@ -54,12 +54,11 @@ impl Calls {
     }
 }
 
-/// The firmware's logs are told with all their banks. The container log serves both
-/// worlds: as RTMRs by its SHA384 bank, as PCRs by its SHA256 bank.
-const RTMRS: View = View { registers: Registers::Rtmr, bank: None };
-const PCRS: View = View { registers: Registers::Pcr, bank: None };
-const CONTAINER_RTMR: View = View { registers: Registers::Rtmr, bank: Some(algorithm::SHA384) };
-const CONTAINER_PCR: View = View { registers: Registers::Pcr, bank: Some(algorithm::SHA256) };
+const RTMRS: View = View::Firmware(Registers::Rtmr);
+const PCRS: View = View::Firmware(Registers::Pcr);
+/// The container log serves both worlds.
+const CONTAINER_RTMR: View = View::Containers(Registers::Rtmr);
+const CONTAINER_PCR: View = View::Containers(Registers::Pcr);
 
 impl Eventlog {
     pub fn new(sources: Sources, publisher: Publisher) -> Self {
@@ -89,7 +88,10 @@ impl Eventlog {
             (Err(_), _) | (_, Err(_)) => return Err(Error::InvalidRequest),
         };
         let range = Range::new(request.start_position, request.count)?;
-        shelf.get(name, view, range, &self.publisher)
+        shelf.get(name, view, range, &self.publisher).map_err(|error| match (view, error) {
+            (View::Containers(_), Error::NoLog { path }) => Error::NoContainerLog { path },
+            (_, error) => error,
+        })
     }
 
     /// Reads the logs that are there, so that the first client does not wait for it.

@@ -1,0 +1,341 @@
+//! Requested: what plugins asked for, leaf by leaf, and which of them did.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::leaf::{self, Leaf, Print, Said};
+use super::session::version;
+use crate::messages::nri::{
+    Container, ContainerUpdate, FieldOwners, LinuxResources, PluginInstance,
+    ValidateContainerAdjustmentRequest,
+};
+use crate::record::{self, Action, Attribution, Change, Field, Shown};
+
+/// How much of the values records show. Secrets never, by either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// The values that bear on security: no amounts of CPU, memory and the like.
+    Summary,
+    #[default]
+    Full,
+}
+
+/// One adjustment that was asked for, until its outcome is known.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The number of its record, and whose it is.
+    pub seq: u64,
+    pub container: record::Container,
+    /// Not an update of a container that exists.
+    pub of_creation: bool,
+    pub change: Change,
+    pub note: Option<&'static str>,
+    pub wanted: Wanted,
+    /// What the container had there before any plugin.
+    pub before: Vec<Vec<Print>>,
+    /// Whether it had anything in this field: then the runtime shows the field.
+    pub field_shown_before: bool,
+    /// Removed as well as set, by which a runtime may lose it.
+    pub removal_marked: bool,
+    /// How many equal ones there must be, where entries are appended.
+    pub rank: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// An entry that has at least these parts.
+    Entry(Vec<Print>),
+    Gone,
+    /// As it was before.
+    AsBefore,
+}
+
+/// A container's leaves by field and key.
+#[derive(Debug, Default)]
+pub struct Effective {
+    entries: BTreeMap<(Field, String), Vec<Vec<Print>>>,
+}
+
+impl Effective {
+    pub fn of(container: &Container) -> Effective {
+        let mut entries = BTreeMap::<_, Vec<_>>::new();
+        for Leaf { field, name, said, .. } in leaf::of_container(container) {
+            if let Said::Is(prints) = said {
+                entries.entry((field, name)).or_default().push(prints);
+            }
+        }
+        Effective { entries }
+    }
+
+    pub fn at(&self, field: Field, name: &str) -> &[Vec<Print>] {
+        self.entries.get(&(field, name.to_owned())).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether anything of this field shows.
+    pub fn has(&self, field: Field) -> bool {
+        self.entries.keys().any(|(shown, _)| *shown == field)
+    }
+}
+
+/// Who asked: the runtime's word, and who else it can have been.
+struct Owners<'a> {
+    fields: &'a FieldOwners,
+    candidates: &'a [String],
+}
+
+/// `index-name`, as plugins are called everywhere.
+pub fn full_name(plugin: &PluginInstance) -> String {
+    format!("{}-{}", plugin.index, plugin.name)
+}
+
+/// Everything that was asked for with a container's creation, in the order in which
+/// runtimes apply it: the container's own adjustments, then updates of others.
+pub fn requested(
+    request: &ValidateContainerAdjustmentRequest,
+    ourselves: &str,
+    nri_version: &str,
+    detail: Detail,
+) -> Vec<Asked> {
+    let candidates: Vec<String> = request
+        .plugins
+        .iter()
+        .map(full_name)
+        .filter(|plugin| plugin != ourselves && plugin != "00-default-validator")
+        .collect();
+    let nobody = FieldOwners::default();
+    let owners = |id: &str| Owners {
+        fields: request.owners.owners.get(id).unwrap_or(&nobody),
+        candidates: &candidates,
+    };
+    let before = Effective::of(&request.container);
+    let own = owners(&request.container.id);
+    let mut asked = asked(leaf::of_adjustment(&request.adjust), &before, &own, None, detail);
+    let misroutes = (([0, 11, 0])..=[0, 12, 2]).contains(&version(nri_version));
+    for removal in &mut asked {
+        if misroutes || version(nri_version) == [0, 0, 0] {
+            find_misrouted(removal, &before);
+        }
+    }
+    asked.extend(withdrawn(&own, &asked, &before));
+    asked.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
+    for update in &request.update {
+        asked.extend(updated(update, &owners(&update.container_id), detail));
+    }
+    asked
+}
+
+/// What an update of an existing container asks for. Who asked, nobody tells.
+pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) -> Vec<Asked> {
+    let nobody = Owners { fields: &FieldOwners::default(), candidates: &[] };
+    let before = Effective::of(before);
+    asked(leaf::of_resources(resources), &before, &nobody, None, detail)
+}
+
+fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Vec<Asked> {
+    let leaves = leaf::of_resources(&update.linux.resources);
+    asked(leaves, &Effective::default(), owners, Some(&update.container_id), detail)
+}
+
+/// Hooks keep the order of their stages; everything else goes by its key.
+fn order(change: &Change) -> (Field, Option<&str>) {
+    let by_key = change.field != Field::Hook;
+    (change.field, change.name.as_deref().filter(|_| by_key))
+}
+
+fn asked(
+    mut leaves: Vec<Leaf>,
+    before: &Effective,
+    owners: &Owners<'_>,
+    target: Option<&str>,
+    detail: Detail,
+) -> Vec<Asked> {
+    let key = |leaf: &Leaf| (leaf.field, leaf.name.clone());
+    let mut marked = HashSet::new();
+    let mut written = HashSet::new();
+    for leaf in &leaves {
+        match leaf.said {
+            Said::Remove => marked.insert(key(leaf)),
+            _ => written.insert(key(leaf)),
+        };
+    }
+    // Set and removed is one wish: to have it replaced.
+    leaves.retain(|leaf| leaf.said != Said::Remove || !written.contains(&key(leaf)));
+    let mut ranks = HashMap::<_, usize>::new();
+    let mut asked = Vec::with_capacity(leaves.len());
+    for leaf in leaves {
+        let key = key(&leaf);
+        let Leaf { field, name, said, shown } = leaf;
+        let (plugins, attribution) = owners.of(field, &name);
+        if said == (Said::Clear { perhaps_absent: true }) && attribution != Attribution::Owner {
+            continue;
+        }
+        let entries = before.at(field, &name);
+        let removal_marked = marked.contains(&key);
+        let rank = ranks.entry((key, said.clone())).or_default();
+        *rank = rank.saturating_add(1);
+        let (action, wanted) = match said {
+            Said::Remove => (Action::Remove, Wanted::Gone),
+            Said::Clear { .. } => (Action::Clear, Wanted::Gone),
+            Said::Is(_) if is_unlimited(field, &shown) => (Action::Set, Wanted::Gone),
+            Said::Is(prints) => {
+                let there = removal_marked || !entries.is_empty();
+                (written_by(field, &name, there), Wanted::Entry(prints))
+            }
+        };
+        asked.push(Asked {
+            seq: 0,
+            container: record::Container::default(),
+            of_creation: false,
+            change: Change {
+                target: target.map(str::to_owned),
+                field,
+                action,
+                name: Some(name).filter(|name| !name.is_empty()),
+                value: if hides(detail, field) { Shown::Nothing } else { shown },
+                plugins,
+                attribution,
+            },
+            note: None,
+            wanted,
+            before: entries.to_vec(),
+            field_shown_before: before.has(field),
+            removal_marked,
+            rank: *rank,
+        });
+    }
+    asked
+}
+
+/// -1 asks for no limit, which shows as none.
+fn is_unlimited(field: Field, shown: &Shown) -> bool {
+    field == Field::PidsLimit && matches!(shown, Shown::Value(limit) if limit == "-1")
+}
+
+fn written_by(field: Field, name: &str, there: bool) -> Action {
+    match field {
+        // These are appended, whatever is there.
+        Field::Hook | Field::CdiDevice | Field::DeviceRule | Field::Rlimit => Action::Add,
+        _ if name.is_empty() || field == Field::SeccompPolicy => Action::Set,
+        _ if there => Action::Replace,
+        _ => Action::Add,
+    }
+}
+
+fn hides(detail: Detail, field: Field) -> bool {
+    use Field::*;
+    let amount = matches!(
+        field,
+        OomScoreAdj
+            | IoPriority
+            | Scheduler
+            | MemoryPolicy
+            | CpuPeriod
+            | CpuQuota
+            | CpuShares
+            | CpusetCpus
+            | CpusetMems
+            | CpuRealtimeRuntime
+            | CpuRealtimePeriod
+            | MemoryLimit
+            | MemoryReservation
+            | MemorySwap
+            | MemoryKernel
+            | MemoryKernelTcp
+            | MemorySwappiness
+            | MemoryDisableOomKiller
+            | MemoryUseHierarchy
+            | HugepageLimit
+            | Unified
+            | PidsLimit
+            | BlockioClass
+            | RdtClass
+            | RdtClosId
+            | RdtSchemata
+            | RdtEnableMonitoring
+            | Rlimit
+    );
+    detail == Detail::Summary && amount
+}
+
+/// NRI 0.11.0 to 0.12.2 takes the removal of a sysctl for that of an annotation, and
+/// removes neither.
+fn find_misrouted(removal: &mut Asked, before: &Effective) {
+    let Change { field, action, name, .. } = &mut removal.change;
+    let name = name.as_deref().unwrap_or_default();
+    let is_annotation = !before.at(Field::Annotation, name).is_empty();
+    let sysctl = before.at(Field::Sysctl, name);
+    if *field == Field::Annotation
+        && *action == Action::Remove
+        && !is_annotation
+        && !sysctl.is_empty()
+    {
+        *field = Field::Sysctl;
+        removal.before = sysctl.to_vec();
+        removal.field_shown_before = true;
+        removal.note = Some("misrouted to annotations by the runtime");
+    }
+}
+
+/// Adjustments that a later plugin took back: nothing is left of them but the owner,
+/// with the mark of a removal.
+fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<Asked> {
+    let field_of = |number: &i32| Field::all().find(|field| field.number() == Some(*number));
+    let simple = owners.fields.simple.iter().map(|(number, owner)| (number, "", owner));
+    let compound = owners.fields.compound.iter().flat_map(|(number, names)| {
+        names.owners.iter().map(move |(name, owner)| (number, name.as_str(), owner))
+    });
+    let mut withdrawn = Vec::new();
+    for (number, name, owner) in simple.chain(compound) {
+        let (Some(field), Some(plugin)) = (field_of(number), owner.strip_prefix('-')) else {
+            continue;
+        };
+        let still_asked = asked.iter().any(|asked| {
+            asked.change.field == field
+                && (name.is_empty() || asked.change.name.as_deref() == Some(name))
+        });
+        if still_asked {
+            continue;
+        }
+        withdrawn.push(Asked {
+            seq: 0,
+            container: record::Container::default(),
+            of_creation: false,
+            change: Change {
+                target: None,
+                field,
+                action: Action::Withdraw,
+                name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+                value: Shown::Nothing,
+                plugins: vec![plugin.to_owned()],
+                attribution: Attribution::Owner,
+            },
+            note: None,
+            wanted: Wanted::AsBefore,
+            before: before.at(field, name).to_vec(),
+            field_shown_before: before.has(field),
+            removal_marked: false,
+            rank: 1,
+        });
+    }
+    withdrawn
+}
+
+impl Owners<'_> {
+    /// Which plugins made an adjustment, and how sure that is.
+    fn of(&self, field: Field, name: &str) -> (Vec<String>, Attribution) {
+        let number = field.number().unwrap_or_default();
+        let owner = match self.fields.compound.get(&number) {
+            Some(names) => names.owners.get(name),
+            None => self.fields.simple.get(&number),
+        };
+        let owner = owner.map(|owner| owner.strip_prefix('-').unwrap_or(owner));
+        match (owner.filter(|owner| !owner.is_empty()), self.candidates) {
+            // All plugins that added a hook, in the order of their calls.
+            (Some(owners), _) if field == Field::Hook && owners.contains(',') => {
+                (owners.split(',').map(str::to_owned).collect(), Attribution::Ambiguous)
+            }
+            (Some(owner), _) => (vec![owner.to_owned()], Attribution::Owner),
+            (None, [only]) => (vec![only.clone()], Attribution::Inferred),
+            (None, _) => (Vec::new(), Attribution::Unknown),
+        }
+    }
+}
