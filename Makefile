@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR
 BIN := $(CARGO_TARGET_DIR)/release
 CARGO := cargo
 
-.PHONY: all build run test test-vm test-newcomer bench lint deps clean
+.PHONY: all build run test test-nri test-vm test-newcomer bench lint deps clean
 
 # The programs, in this folder too, so that `make all && ./eventlog-server` works.
 all: build
@@ -23,6 +23,12 @@ run: build
 test: build
 	$(CARGO) test --release --locked
 	tests/clients/run $(BIN) tests/data/tdx-guest.ccel.bin tests/data/vm-debian13.tpm.bin
+
+# The audit plugin on NRI's own code and on containerd, which Go builds; the latter
+# needs root.
+test-nri: build
+	tests/nri/run $(BIN)
+	tests/nri/containerd $(BIN)
 
 # The units and the real kernel files in a Debian 13 guest; needs root.
 test-vm: build
