@@ -168,10 +168,14 @@ func (m *machine) start(c *container) error {
 	})
 }
 
+// resize asks as containerd does, which sends what the kubelet left out as 0.
 func (m *machine) resize(c *container, shares uint64) error {
 	_, err := m.nri.UpdateContainer(ctx, &api.UpdateContainerRequest{
 		Pod: m.pod, Container: c.show(api.ContainerState_CONTAINER_RUNNING),
-		LinuxResources: &api.LinuxResources{Cpu: &api.LinuxCPU{Shares: api.UInt64(shares)}},
+		LinuxResources: &api.LinuxResources{
+			Cpu:    &api.LinuxCPU{Shares: api.UInt64(shares), Quota: api.Int64(0), Period: api.UInt64(0)},
+			Memory: &api.LinuxMemory{Limit: api.Int64(0)},
+		},
 	})
 	if err != nil {
 		return err
