@@ -26,7 +26,9 @@
 //! was found and, like any other, is extended itself. Replay starts anew there.
 //! Events before it that never were extended stay so; a note says how many. All this
 //! is done when the log is opened and before each batch, by the same code. A register
-//! that fails stops no record: events wait, and the next batch tries again.
+//! that fails stops no record: events wait, and the next batch tries again. Should
+//! their file be full by then, they stay so too: the next file states the value that
+//! the register had without them.
 //!
 //! There is a file for each boot, and none larger than a server reads. A new one takes
 //! the place of the old by rename(2), and the old keeps a name of its own.
@@ -34,7 +36,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -57,6 +59,9 @@ use files::{Current, Files, State};
 /// As much as one batch may hold: what follows the last whole event is at the most
 /// the rest of one, so a larger rest is damage and no crash.
 pub const LARGEST_BATCH: usize = 4 << 20;
+
+/// As many of the log's own records are kept for [`ContainerLog::take_own`].
+const MOST_OWN: usize = 64;
 
 /// Where container logs name a PCR though none is extended.
 pub const DEFAULT_PCR: u32 = 13;
@@ -87,6 +92,7 @@ pub struct ContainerLog {
     current: Current,
     chain: Option<Chain>,
     trouble: Option<String>,
+    own: Vec<Record>,
     /// Held as long as we live; the kernel frees it when we do not.
     _lock: Lock,
 }
@@ -124,13 +130,14 @@ impl ContainerLog {
         let mut chain = settings.register.clone().map(Chain::new);
         let live = chain.as_ref().map(|chain| chain.register().read()).transpose()?;
         let mut recovery = Recovery::default();
+        let mut own = Vec::new();
         let current = match found {
-            None => Self::begin_first(&files, &settings, &mut chain, live, None)?,
+            None => Self::begin_first(&files, &settings, &mut chain, live, None, &mut own)?,
             Some((file, standing)) => {
                 if standing.boot_id() == settings.boot_id {
                     past.learn(&standing.log, standing.events);
                 }
-                let opened = standing.opened(&file);
+                let opened = standing.opened();
                 if standing.is_torn() {
                     recovery.bytes_cut = standing.rest;
                     file.set_len(standing.length).map_err(|error| files.failed(error))?;
@@ -144,11 +151,12 @@ impl ContainerLog {
                 } else {
                     recovery.damaged_at = standing.is_damaged().then_some(standing.length);
                     let present = Some((&file, opened));
-                    Self::begin_first(&files, &settings, &mut chain, live, present)?
+                    Self::begin_first(&files, &settings, &mut chain, live, present, &mut own)?
                 }
             }
         };
-        let mut log = ContainerLog { settings, files, current, chain, trouble: None, _lock: lock };
+        let mut log =
+            ContainerLog { settings, files, current, chain, trouble: None, own, _lock: lock };
         log.catch_up(recovery)?;
         log.files.prune();
         Ok(past.opened(log))
@@ -161,8 +169,10 @@ impl ContainerLog {
         chain: &mut Option<Chain>,
         live: Option<Values>,
         present: Option<(&File, SystemTime)>,
+        own: &mut Vec<Record>,
     ) -> Result<Current> {
-        let current = begin(files, settings, chain, live, present)?;
+        let (current, opened) = begin(files, settings, chain, live, present)?;
+        own.push(opened);
         chain.as_mut().map(Chain::extend).transpose()?;
         Ok(current)
     }
@@ -179,14 +189,14 @@ impl ContainerLog {
             None => {}
         }
         let records: Vec<Record> = recovery.record().into_iter().collect();
-        if changed.is_some() || !records.is_empty() {
-            self.write(changed, &records)?;
-        }
+        self.write(changed, &records)?;
+        self.is_on_record(records);
         Ok(())
     }
 
     /// Appends records, all of them or none. They are durable when this returns, and
-    /// extended, unless the register fails: see [`ContainerLog::trouble`].
+    /// extended, unless the register fails: see [`ContainerLog::trouble`]. With no
+    /// records at all this is about the register alone.
     pub fn append(&mut self, records: &[Record]) -> Result<()> {
         let changed = match self.chain.as_mut().map(Chain::follow) {
             None => None,
@@ -211,6 +221,17 @@ impl ContainerLog {
         self.trouble.as_deref()
     }
 
+    /// What the log had to say of itself since this was asked last: records that are
+    /// in it and that nobody appended.
+    pub fn take_own(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.own)
+    }
+
+    fn is_on_record(&mut self, records: Vec<Record>) {
+        let room = MOST_OWN.saturating_sub(self.own.len());
+        self.own.extend(records.into_iter().take(room));
+    }
+
     pub fn path(&self) -> &Path {
         self.files.path()
     }
@@ -219,25 +240,31 @@ impl ContainerLog {
     fn write(&mut self, changed: Option<Values>, records: &[Record]) -> Result<()> {
         let index = self.settings.index();
         let batch = Batch::of(records, index)?;
+        let changed = changed.map(|values| (self.register_changed(&values), values));
         let head = match &changed {
-            Some(values) => Batch::of(&[self.register_changed(values)], index)?,
+            Some((record, _)) => Batch::of(std::slice::from_ref(record), index)?,
             None => Batch::default(),
         };
         let size = head.bytes.len().saturating_add(batch.bytes.len());
+        if size == 0 {
+            return Ok(());
+        }
         if size > LARGEST_BATCH {
             return Err(Error::BatchTooLarge { bytes: size, limit: LARGEST_BATCH });
         }
         if self.fits(size)? {
             let bytes = [head.bytes.as_slice(), &batch.bytes].concat();
             self.current.append(&bytes).map_err(|error| self.files.failed(error))?;
-            if let (Some(chain), Some(values)) = (&mut self.chain, changed) {
+            if let (Some(chain), Some((record, values))) = (&mut self.chain, changed) {
                 chain.restart(Some(values));
+                log::warn!("{} was extended by somebody else", chain.register().name());
+                self.is_on_record(vec![record]);
             }
             self.extend(head.digests);
         } else {
             // Its first record states the register's value, so no other has to.
             let known = self.chain.as_ref().and_then(|chain| chain.value().cloned());
-            self.begin_another(changed.or(known))?;
+            self.begin_another(changed.map(|(_, values)| values).or(known))?;
             self.current.append(&batch.bytes).map_err(|error| self.files.failed(error))?;
         }
         self.extend(batch.digests);
@@ -265,7 +292,9 @@ impl ContainerLog {
         let gone = self.current.state(self.files.path()).is_ok_and(|state| state == State::Gone);
         let present = (!gone).then(|| (self.current.file(), self.current.opened));
         let begun = begin(&self.files, &self.settings, &mut self.chain, value, present);
-        self.current = begun?;
+        let (current, opened) = begun?;
+        self.current = current;
+        self.is_on_record(vec![opened]);
         self.files.prune();
         self.extend(Vec::new());
         Ok(())
@@ -302,7 +331,6 @@ impl ContainerLog {
 
     fn register_changed(&self, values: &Values) -> Record {
         let register = self.settings.register.as_ref().map(Register::name).unwrap_or_default();
-        log::warn!("somebody else extended {register}: the container log says so");
         let state = register_state(register, values);
         let mut record = Record::new(SystemTime::now(), Body::RegisterChanged { register: state });
         let waiting = self.chain.as_ref().map_or(0, Chain::waiting);
@@ -336,7 +364,7 @@ fn begin(
     chain: &mut Option<Chain>,
     value: Option<Values>,
     present: Option<(&File, SystemTime)>,
-) -> Result<Current> {
+) -> Result<(Current, Record)> {
     let older = present.map(|(file, opened)| files.older_name(file, opened)).transpose()?;
     let previous = older.as_deref().and_then(Path::file_name);
     let register = settings.register.as_ref();
@@ -353,7 +381,7 @@ fn begin(
             register: register.map(state),
         },
     );
-    let batch = Batch::of(&[opened], settings.index())?;
+    let batch = Batch::of(std::slice::from_ref(&opened), settings.index())?;
     let mut content = Vec::new();
     let vendor_info = settings.registered().to_vendor_info();
     // A constant few bytes, which have room in every size field.
@@ -364,7 +392,7 @@ fn begin(
         chain.restart(value);
         batch.digests.into_iter().for_each(|digests| chain.push(digests));
     }
-    Ok(current)
+    Ok((current, opened))
 }
 
 fn register_state(name: String, values: &Values) -> RegisterState {
@@ -497,11 +525,10 @@ impl Standing {
         text(&self.first_record(), "boot_id").to_owned()
     }
 
-    /// When it was begun, by its own record, or else when it was written last.
-    fn opened(&self, file: &File) -> SystemTime {
+    /// When it was begun, by its own record.
+    fn opened(&self) -> SystemTime {
         let stated = humantime::parse_rfc3339(text(&self.first_record(), "time"));
-        let modified = || file.metadata().and_then(|metadata| metadata.modified()).ok();
-        stated.ok().or_else(modified).unwrap_or(UNIX_EPOCH)
+        stated.unwrap_or_else(|_| SystemTime::now())
     }
 
     /// Whether these settings would have begun just such a file.

@@ -243,6 +243,12 @@ fn size(record: &Record) -> usize {
     if let Some(Container { id, name, pod_namespace, pod_name, pod_uid }) = &record.container {
         [id, name, pod_namespace, pod_name, pod_uid].into_iter().for_each(|text| add(text));
     }
+    if let Body::SessionStarted { nri_version: text }
+    | Body::PluginConnected { plugin: text }
+    | Body::PluginGone { plugin: text } = &record.body
+    {
+        add(text);
+    }
     if let Some(change) = record.body.change() {
         change.target.iter().chain(&change.name).chain(&change.plugins).for_each(|text| add(text));
         if let Shown::Value(value) = &change.value {
@@ -261,6 +267,7 @@ struct Appending<'s> {
 
 impl Appending<'_> {
     fn run(mut self) {
+        self.tell(Vec::new());
         while let Some(batch) = self.wait_for_batch() {
             if !self.append(&batch.records) {
                 return;
@@ -270,21 +277,38 @@ impl Appending<'_> {
             queue.failing = self.log.trouble().map(str::to_owned);
             self.shared.changed.notify_all();
             drop(queue);
-            for record in batch.records {
-                // One that has no room here is in the log all the same.
-                if let Some(journal) = &self.journal {
-                    let _ = journal.try_send(record);
-                }
-            }
+            self.tell(batch.records);
         }
     }
 
-    /// `None` where nothing is queued and nothing will be.
-    fn wait_for_batch(&self) -> Option<Batch> {
+    /// Has the journal say what is in the log by now. What has no room on its way
+    /// there is in the log all the same.
+    fn tell(&mut self, records: Vec<Record>) {
+        let own = self.log.take_own();
+        let Some(journal) = &self.journal else { return };
+        for record in own.into_iter().chain(records) {
+            let _ = journal.try_send(record);
+        }
+    }
+
+    /// `None` where nothing is queued and nothing will be. A register that failed is
+    /// tried again meanwhile.
+    fn wait_for_batch(&mut self) -> Option<Batch> {
         let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.stop.is_none();
-        let waited = self.shared.changed.wait_while(self.shared.queue(), idle);
-        let batch = waited.unwrap_or_else(PoisonError::into_inner).next_batch();
-        (!batch.records.is_empty()).then_some(batch)
+        loop {
+            let pause = self.log.trouble().map_or(Duration::MAX, |_| TRY_AGAIN);
+            let waited = self.shared.changed.wait_timeout_while(self.shared.queue(), pause, idle);
+            let (mut queue, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !timeout.timed_out() {
+                let batch = queue.next_batch();
+                return (!batch.records.is_empty()).then_some(batch);
+            }
+            drop(queue);
+            let outcome = self.log.append(&[]).map_err(|error| error.to_string());
+            let trouble = self.log.trouble().map(str::to_owned);
+            self.shared.queue().failing = outcome.err().or(trouble);
+            self.tell(Vec::new());
+        }
     }
 
     /// Appends until it works; `false` where it is time to give up.
