@@ -77,6 +77,16 @@ fn every_record_is_there_or_counted_as_lost(records: &[Record]) {
     assert_eq!(missing, lost, "missing, and counted as lost");
 }
 
+fn every_adjustment_has_one_outcome(records: &[Record]) {
+    let of = |kind: &str, key: &str| {
+        let of_kind = records.iter().filter(|record| text(record, "kind") == kind);
+        let mut numbers: Vec<u64> = of_kind.map(|record| number(record, key)).collect();
+        numbers.sort();
+        numbers
+    };
+    assert_eq!(of("adjustment", "seq"), of("outcome", "of"));
+}
+
 fn has(records: &[Record], kind: &str, id: &str) -> bool {
     records.iter().any(|record| is(record, kind, id))
 }
@@ -90,6 +100,18 @@ fn answers_are_at_once() {
     assert!(slowest_but_one_percent(&runtime, "every field") < AT_ONCE);
     let records = until_it_has_caught_up(&mut runtime, &plugin);
     every_record_is_there_or_counted_as_lost(&records);
+}
+
+/// There an answer waits for the disk, but not as long as the runtime waits for it.
+#[test]
+fn fail_closed_is_as_slow_as_the_disk() {
+    let (mut runtime, plugin) = audited_with(CONTAINERD_2_3, &["--fail-closed"]);
+    for at in 0..100 {
+        let id = format!("c{at}");
+        runtime.create(&small(&id));
+        assert!(has(&plugin.records(), "adjustment", &id), "on the disk before it is accepted");
+    }
+    slowest_but_one_percent(&runtime, "fail closed");
 }
 
 #[test]
@@ -242,6 +264,7 @@ fn a_plugin_that_is_killed_goes_on_where_it_was() {
     };
     let untold: Vec<_> = created.iter().filter(|container| !told(&container.id)).collect();
     assert!(untold.is_empty(), "{untold:?}");
+    every_adjustment_has_one_outcome(&records);
     let wrong = ["never_created", "not_applied"];
     assert!(records.iter().all(|record| !wrong.contains(&text(record, "outcome"))));
     let known: BTreeSet<&str> = created.iter().map(|container| &*container.id).collect();
@@ -250,6 +273,24 @@ fn a_plugin_that_is_killed_goes_on_where_it_was() {
     let found: Vec<&str> = found.map(|record| text(record, "container_id")).collect();
     assert!(found.iter().all(|id| known.contains(id)), "{found:?}");
     assert_eq!(found.len(), found.iter().collect::<BTreeSet<_>>().len(), "told twice");
+}
+
+/// A runtime that shows no container, as some do.
+#[test]
+fn creations_that_stay_open_are_given_up_and_not_gathered_for_ever() {
+    let (mut runtime, mut plugin) = audited(CONTAINERD_2_3);
+    for at in 0..5000 {
+        runtime.create(&small(&format!("c{at}")));
+    }
+    let records =
+        plugin.records_when("the first are given up", |records| has(records, "outcome", "c0"));
+    assert!(!has(&records, "outcome", "c4999"));
+    plugin.stop();
+    let records = plugin.records();
+    every_record_is_there_or_counted_as_lost(&records);
+    every_adjustment_has_one_outcome(&records);
+    let mut outcomes = records.iter().filter(|record| text(record, "kind") == "outcome");
+    assert!(outcomes.all(|record| text(record, "outcome") == "unresolved"));
 }
 
 /// Values that plugins choose may be as odd as they like.
