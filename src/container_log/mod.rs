@@ -3,9 +3,10 @@
 //! The log is an event log like the firmware's: a Spec ID header, then an
 //! EV_EVENT_TAG event for each record. It is a write-ahead log of the register: a
 //! batch of records is written in one go, made durable by one fdatasync(2), and only
-//! then extended, event by event. [`ContainerLog::append`] returns after that, so
+//! then extended, event by event. [`ContainerLog::append`] returns after that, and
 //! whatever it was given is on the disk; nothing is flushed between batches, and
-//! whoever gathers records decides what a flush costs each.
+//! whoever gathers records decides what a flush costs each. A TPM takes milliseconds
+//! to extend: who cannot wait for it takes the two halves one by one.
 //!
 //! What a crash leaves, and the next [`ContainerLog::open`] makes of it:
 //!
@@ -27,8 +28,8 @@
 //! Events before it that never were extended stay so; a note says how many. All this
 //! is done when the log is opened and before each batch, by the same code. A register
 //! that fails stops no record: events wait, and the next batch tries again. Should
-//! their file be full by then, they stay so too: the next file states the value that
-//! the register had without them.
+//! their file be full by then, they stay so too; the next file then states the value
+//! when it can be read again.
 //!
 //! There is a file for each boot, and none larger than a server reads. A new one takes
 //! the place of the old by rename(2), and the old keeps a name of its own.
@@ -173,7 +174,7 @@ impl ContainerLog {
     ) -> Result<Current> {
         let (current, opened) = begin(files, settings, chain, live, present)?;
         own.push(opened);
-        chain.as_mut().map(Chain::extend).transpose()?;
+        chain.as_mut().map(Chain::extend_one).transpose()?;
         Ok(current)
     }
 
@@ -181,16 +182,20 @@ impl ContainerLog {
     /// and puts on record what had to be done.
     fn catch_up(&mut self, mut recovery: Recovery) -> Result<()> {
         let mut changed = None;
-        match self.chain.as_mut().map(Chain::follow).transpose()? {
+        match self.chain.as_mut().map(Chain::look).transpose()? {
             Some(Found::InStep { late }) => {
                 recovery.events_extended = u64::try_from(late).unwrap_or(u64::MAX);
             }
             Some(Found::Changed(values)) => changed = Some(values),
             None => {}
         }
+        while let Some(chain) = self.chain.as_mut().filter(|chain| chain.can_extend()) {
+            chain.extend_one()?;
+        }
         let records: Vec<Record> = recovery.record().into_iter().collect();
         self.write(changed, &records)?;
         self.is_on_record(records);
+        while self.extend_one() {}
         Ok(())
     }
 
@@ -198,22 +203,40 @@ impl ContainerLog {
     /// extended, unless the register fails: see [`ContainerLog::trouble`]. With no
     /// records at all this is about the register alone.
     pub fn append(&mut self, records: &[Record]) -> Result<()> {
-        let changed = match self.chain.as_mut().map(Chain::follow) {
-            None => None,
-            Some(Ok(Found::InStep { .. })) => {
-                self.note(Ok(()));
-                None
-            }
-            Some(Ok(Found::Changed(values))) => {
-                self.note(Ok(()));
-                Some(values)
-            }
+        self.commit(records)?;
+        while self.extend_one() {}
+        Ok(())
+    }
+
+    /// The first half of [`ContainerLog::append`]: the records are durable, and wait to
+    /// be extended. Other batches may come before that.
+    pub fn commit(&mut self, records: &[Record]) -> Result<()> {
+        let changed = match self.chain.as_mut().map(Chain::look) {
+            None | Some(Ok(Found::InStep { .. })) => None,
+            Some(Ok(Found::Changed(values))) => Some(values),
             Some(Err(error)) => {
-                self.note(Err(error));
+                self.is_failing(error);
                 None
             }
         };
         self.write(changed, records)
+    }
+
+    /// The other half: extends the register by one event. `false` where none waits, or
+    /// the register fails.
+    pub fn extend_one(&mut self) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
+        if let Err(error) = chain.extend_one() {
+            self.is_failing(error);
+            return false;
+        }
+        if chain.can_extend() {
+            return true;
+        }
+        if chain.waiting() == 0 && self.trouble.take().is_some() {
+            log::info!("{} is in step with the log again", chain.register().name());
+        }
+        false
     }
 
     /// What is wrong with the register at present. Records are written all the same.
@@ -236,7 +259,7 @@ impl ContainerLog {
         self.files.path()
     }
 
-    /// Writes a batch, in a new file where it has no room in this one, and extends it.
+    /// Writes a batch, in a new file where it has no room in this one.
     fn write(&mut self, changed: Option<Values>, records: &[Record]) -> Result<()> {
         let index = self.settings.index();
         let batch = Batch::of(records, index)?;
@@ -260,14 +283,16 @@ impl ContainerLog {
                 log::warn!("{} was extended by somebody else", chain.register().name());
                 self.is_on_record(vec![record]);
             }
-            self.extend(head.digests);
+            self.is_to_be_extended(head.digests);
         } else {
+            // A file's events are extended while it is the file.
+            while self.extend_one() {}
             // Its first record states the register's value, so no other has to.
             let known = self.chain.as_ref().and_then(|chain| chain.value().cloned());
             self.begin_another(changed.map(|(_, values)| values).or(known))?;
             self.current.append(&batch.bytes).map_err(|error| self.files.failed(error))?;
         }
-        self.extend(batch.digests);
+        self.is_to_be_extended(batch.digests);
         Ok(())
     }
 
@@ -296,37 +321,22 @@ impl ContainerLog {
         self.current = current;
         self.is_on_record(vec![opened]);
         self.files.prune();
-        self.extend(Vec::new());
         Ok(())
     }
 
-    /// Extends the register by events that are durable now.
-    fn extend(&mut self, digests: Vec<EventDigests>) {
-        let Some(chain) = &mut self.chain else { return };
-        digests.into_iter().for_each(|digests| chain.push(digests));
-        // What failed before the write is tried again with the next batch.
-        if self.trouble.is_none() {
-            let outcome = chain.extend();
-            self.note(outcome);
+    fn is_to_be_extended(&mut self, digests: Vec<EventDigests>) {
+        if let Some(chain) = &mut self.chain {
+            digests.into_iter().for_each(|digests| chain.push(digests));
         }
     }
 
-    /// Says once that the register fails, and once that it works again.
-    fn note(&mut self, outcome: Result<()>) {
-        match (outcome, &self.trouble) {
-            (Ok(()), Some(_)) => {
-                log::info!("the register can be extended again");
-                self.trouble = None;
-            }
-            (Ok(()), None) => {}
-            (Err(error), known) => {
-                let error = error.to_string();
-                if known.as_deref() != Some(&error) {
-                    log::warn!("{error}; records go on, and wait to be extended");
-                }
-                self.trouble = Some(error);
-            }
+    /// Says so, once for each reason.
+    fn is_failing(&mut self, error: Error) {
+        let error = error.to_string();
+        if self.trouble.as_ref() != Some(&error) {
+            log::warn!("{error}; records go on, and wait to be extended");
         }
+        self.trouble = Some(error);
     }
 
     fn register_changed(&self, values: &Values) -> Record {
@@ -558,7 +568,8 @@ impl Standing {
 struct Past {
     next_seq: u64,
     known: HashSet<String>,
-    adjustments: BTreeMap<u64, Map<String, Value>>,
+    /// Adjustments so far without an outcome: few, whatever the number of records.
+    unfinished: BTreeMap<u64, Map<String, Value>>,
     finished: HashSet<u64>,
 }
 
@@ -588,17 +599,21 @@ impl Past {
                 self.known.insert(text(&record, "container_id").to_owned());
             }
             match (kind, seq, number("of")) {
-                ("adjustment", Some(seq), _) => drop(self.adjustments.insert(seq, record)),
-                ("outcome", _, Some(of)) => drop(self.finished.insert(of)),
+                ("adjustment", Some(seq), _) if !self.finished.contains(&seq) => {
+                    self.unfinished.insert(seq, record);
+                }
+                ("outcome", _, Some(of)) => {
+                    self.unfinished.remove(&of);
+                    self.finished.insert(of);
+                }
                 _ => {}
             }
         }
     }
 
     fn opened(self, log: ContainerLog) -> Opened {
-        let Past { next_seq, known, adjustments, finished } = self;
-        let unfinished = adjustments.into_iter().filter(|(seq, _)| !finished.contains(seq));
-        Opened { log, next_seq, known, unfinished: unfinished.map(|(_, record)| record).collect() }
+        let Past { next_seq, known, unfinished, .. } = self;
+        Opened { log, next_seq, known, unfinished: unfinished.into_values().collect() }
     }
 }
 

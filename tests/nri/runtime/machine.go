@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,11 +64,12 @@ func newMachine(dir string, command []string) (*machine, error) {
 func (m *machine) socket() string { return filepath.Join(m.dir, "nri.sock") }
 
 func (m *machine) startNRI() error {
-	empty := filepath.Join(m.dir, "none")
+	// Empty but in the scenario that has the runtime start the audit plugin.
+	plugins := filepath.Join(m.dir, "plugins")
 	nri, err := adaptation.New("containerd", runtimeVersion, m.synchronize, m.update,
 		adaptation.WithSocketPath(m.socket()),
-		adaptation.WithPluginPath(empty),
-		adaptation.WithPluginConfigPath(empty))
+		adaptation.WithPluginPath(plugins),
+		adaptation.WithPluginConfigPath(plugins))
 	if err != nil {
 		return err
 	}
@@ -86,11 +89,13 @@ func (m *machine) close() {
 func (m *machine) synchronize(ctx context.Context, callback adaptation.SyncCB) error {
 	m.mutex.Lock()
 	var shown []*api.Container
+	pods := map[string]*api.PodSandbox{m.pod.Id: m.pod}
 	for _, c := range m.running {
 		shown = append(shown, c.show(api.ContainerState_CONTAINER_RUNNING))
+		pods[c.pod.Id] = c.pod
 	}
 	m.mutex.Unlock()
-	_, err := callback(ctx, []*api.PodSandbox{m.pod}, shown)
+	_, err := callback(ctx, slices.Collect(maps.Values(pods)), shown)
 	return err
 }
 

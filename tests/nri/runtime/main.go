@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-const usage = "usage: runtime scenarios|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...]"
+const usage = "usage: runtime scenarios|launched|crowd|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...]"
 
 // Long enough for any step on a busy machine; none takes a second on an idle one.
 const patience = 30 * time.Second
@@ -58,6 +58,10 @@ func run(arguments []string) error {
 		return m.scenarios()
 	case "resume":
 		return m.resume(*audit)
+	case "crowd":
+		return m.crowd()
+	case "launched":
+		return m.launched()
 	case "load":
 		return m.load(*containers, *adjustments, *rate)
 	case "harm":
