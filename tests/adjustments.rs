@@ -673,6 +673,17 @@ const VALUES: &[Case] = &[
         &["hook.add prestart by 10-alpha: not_applied"],
     ),
     (
+        "hook asked for twice, and there once",
+        |c| {
+            let twice = Hooks { prestart: vec![hook("/a"), hook("/a")], ..Default::default() };
+            let once = Hooks { prestart: vec![hook("/a")], ..Default::default() };
+            c.adjust(|a| a.hooks = some(twice))
+                .owner(Field::Hook, ALPHA)
+                .effective(|c| c.hooks = some(once))
+        },
+        &["hook.add prestart by 10-alpha: applied", "hook.add prestart by 10-alpha: not_applied"],
+    ),
+    (
         "no limit of processes",
         |c| {
             c.adjust(|a| a.resources().pids.mut_or_insert_default().limit = -1)
@@ -730,6 +741,22 @@ const VALUES: &[Case] = &[
                 })
         },
         &["seccomp_policy.set by 10-alpha: not_applied"],
+    ),
+    (
+        "seccomp policy, with an error number that runtimes do not copy",
+        |c| {
+            c.adjust(|a| {
+                let linux = a.linux.mut_or_insert_default();
+                linux.seccomp_policy = seccomp();
+                linux.seccomp_policy.mut_or_insert_default().default_errno = uint32(1);
+            })
+            .owner(Field::SeccompPolicy, ALPHA)
+            .effective(|c| c.linux.mut_or_insert_default().seccomp_policy = seccomp())
+        },
+        &[
+            "seccomp_policy.set by 10-alpha: applied",
+            "seccomp_policy.set default_errno by 10-alpha: not_applied",
+        ],
     ),
     (
         "memory policy, cleared",
@@ -921,6 +948,7 @@ fn a_creation_that_a_lost_session_left_open_is_decided_in_the_next() {
         |id: &str| Creation::of(id).adjust(|a| a.args = list(&["/y"])).owner(Field::Args, ALPHA);
     runtime.create(&args("created"));
     runtime.create(&args("ignored"));
+    runtime.create(&args("late"));
     runtime.disconnect();
     runtime.containers = vec![
         args("created").effective(|c| c.args = list(&["/y"])).effective,
@@ -928,8 +956,10 @@ fn a_creation_that_a_lost_session_left_open_is_decided_in_the_next() {
         Creation::of("unseen").effective,
     ];
     runtime.connect();
+    runtime.start(&args("late").effective(|c| c.args = list(&["/y"])).effective);
     let records = all_records(&mut runtime, &plugin);
     assert_eq!(adjustments(&records, "created"), ["args.set by 10-alpha: applied"]);
+    assert_eq!(adjustments(&records, "late"), ["args.set by 10-alpha: applied"]);
     assert_eq!(adjustments(&records, "ignored"), ["args.set by 10-alpha: not_applied"]);
     let unaudited = records.iter().filter(|record| text(record, "kind") == "unaudited_creation");
     let ids: Vec<&str> = unaudited.map(|record| text(record, "container_id")).collect();
@@ -970,6 +1000,59 @@ fn changes_to_other_containers_are_told_with_the_creation_that_they_came_with() 
     assert_eq!((text(update, "target"), text(update, "event")), ("other", "cpu_shares.set"));
     assert_eq!((text(update, "value"), text(update, "attribution")), ("77", "owner"));
     assert_eq!(update["plugins"], serde_json::json!([ALPHA]));
+    assert!(outcome(&records, update).is_none(), "nothing was seen of the other container");
+}
+
+/// Runtimes tell of such a change only by showing the container for another reason.
+#[test]
+fn what_became_of_another_container_is_said_when_it_shows() {
+    let (mut runtime, mut plugin) = audited(CONTAINERD_2_3);
+    for (id, other) in [("c1", "resized"), ("c2", "kept"), ("c3", "removed"), ("c4", "unseen")] {
+        let creation = Creation::of(id)
+            .update(other, |r| r.cpu.mut_or_insert_default().shares = uint(77))
+            .owner_in(other, Field::CpuShares, ALPHA);
+        runtime.live(&creation);
+    }
+    let with = |id: &str, shares| Creation::of(id).effective(|c| c.cpu().shares = uint(shares));
+    runtime.post_update(&with("resized", 77).effective);
+    runtime.post_update(&with("kept", 7).effective);
+    runtime.remove(&with("removed", 7).effective);
+    all_records(&mut runtime, &plugin);
+    plugin.stop();
+    let records = plugin.records();
+    for (id, expected) in [
+        ("c1", "applied"),
+        ("c2", "not_applied"),
+        ("c3", "not_observable"),
+        ("c4", "not_observable"),
+    ] {
+        let update = records.iter().find(|record| is(record, "update", id)).unwrap();
+        let outcome = outcome(&records, update).unwrap();
+        assert_eq!(text(outcome, "outcome"), expected, "{id}");
+        assert_eq!(text(outcome, "target"), text(update, "target"));
+    }
+}
+
+/// The first two fail in the runtime, which tells nobody.
+#[test]
+fn an_update_that_is_tried_again_is_compared_with_what_came_of_it() {
+    let (mut runtime, plugin) = audited(CONTAINERD_2_3);
+    let limited = |limit| {
+        let mut container = Creation::of("c1").effective;
+        container.memory().limit = int(limit);
+        container
+    };
+    runtime.live(&Creation::of("c1").pristine(|c| c.memory().limit = int(100)));
+    for limit in [300, 400, 500] {
+        let wanted = LinuxResources::clone(limited(limit).resources());
+        runtime.update(&limited(100), &wanted);
+    }
+    runtime.post_update(&limited(500));
+    let records = all_records(&mut runtime, &plugin);
+    let updates = records.iter().filter(|record| is(record, "update", "c1"));
+    let outcomes: Vec<_> =
+        updates.map(|update| text(outcome(&records, update).unwrap(), "outcome")).collect();
+    assert_eq!(outcomes, ["not_applied", "not_applied", "applied"]);
 }
 
 #[test]
@@ -1113,7 +1196,8 @@ fn long_names_and_values_are_cut() {
 
 #[test]
 fn strange_characters_are_kept_and_do_no_harm() {
-    let (mut runtime, plugin) = audited_with(CONTAINERD_2_3, &["--log", "debug"]);
+    let strange_runtime = Version { name: "\x1b[31mred\n", version: "\x1b", ..CONTAINERD_2_3 };
+    let (mut runtime, plugin) = audited_with(strange_runtime, &["--log", "debug"]);
     let strange = "a\n\0\x1b[31m\"\\\u{202e}\u{7f}";
     runtime.live(&adjusted(strange, |a| {
         a.env = vec![env(strange, "v")];

@@ -175,6 +175,8 @@ fn a_mask_that_ends_two_sessions_is_made_smaller() {
     runtime.connect();
     assert_eq!(runtime.events, WANTED_BEFORE_0_10);
     assert!(plugin.is_running());
+    let started = plugin.records_of("session_started", 3);
+    assert_ne!(text(&started[2], "note"), "", "that nobody will be told who adjusts what");
 }
 
 #[test]
@@ -296,8 +298,10 @@ fn a_registration_that_is_refused_is_tried_again() {
     let mut runtime = Runtime::listen(&plugin.socket(), CONTAINERD_2_3);
     plugin.run(&[]);
     let mut session = runtime.accept();
-    session.answer_registration(Some("invalid plugin index \"00\""));
+    session.answer_registration(Some("invalid plugin index \"00\"\n\x1b[31m"));
     assert!(session.hangs_up(Duration::from_secs(5)), "the plugin stays on a dead connection");
+    assert!(plugin.said().contains("invalid plugin index"), "{}", plugin.said());
+    assert!(!plugin.said().contains('\x1b'), "{:?}", plugin.said());
     runtime.connect();
     audits(&mut runtime, &plugin, "c1");
 }
@@ -329,7 +333,7 @@ fn it_can_be_launched_by_the_runtime() {
     runtime.establish(session).unwrap();
     audits(&mut runtime, &plugin, "c1");
     runtime.disconnect();
-    plugin.wait();
+    assert!(plugin.wait().success());
     let records = plugin.records();
     assert_eq!(kinds(&records).last(), Some(&"session_ended"), "nobody to connect to again");
 }
