@@ -1,0 +1,150 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+)
+
+// harmed is what became of the creations while the audit plugin was harmed.
+type harmed struct {
+	Harm      string   `json:"harm"`
+	Creations int      `json:"creations"`
+	Failures  int      `json:"failures"`
+	Errors    []string `json:"errors"` // each once
+	Slowest   int64    `json:"slowest_ms"`
+	// How many may fail, must fail, and of what alone.
+	AtMost  int    `json:"at_most"`
+	AtLeast int    `json:"at_least"`
+	Only    string `json:"only"`
+	// The containers that there are now: the log must know each.
+	Containers []string `json:"containers"`
+}
+
+// A validator that cannot be reached makes NRI refuse a container; a timeout of
+// two seconds, until it is given up.
+const refusal = "validator plugin " + auditName + " failed: "
+
+func (m *machine) harm() error {
+	if err := m.alpha.start(m.log); err != nil {
+		return err
+	}
+	m.alpha.adjust = func(a *api.ContainerAdjustment) { adjustMuch(a, 5) }
+	if err := m.startAudit(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error {
+			return m.under(harmed{Harm: "nothing"}, func() error { return nil })
+		},
+		func() error {
+			return m.under(harmed{Harm: "frozen for 1 s"}, func() error { return m.freeze(time.Second, false) })
+		},
+		func() error {
+			return m.under(harmed{Harm: "frozen for 4 s", AtLeast: 1, AtMost: 1, Only: refusal + "context deadline exceeded"},
+				func() error { return m.freeze(4*time.Second, true) })
+		},
+		func() error {
+			return m.under(harmed{Harm: "killed and started again", AtMost: 1, Only: refusal}, func() error {
+				return m.replaceAudit(syscall.SIGKILL)
+			})
+		},
+		func() error {
+			return m.under(harmed{Harm: "stopped and started again", AtMost: 1, Only: refusal}, func() error {
+				return m.replaceAudit(syscall.SIGTERM)
+			})
+		},
+		m.killedIdle,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return m.endAudit(syscall.SIGTERM)
+}
+
+func (m *machine) freeze(duration time.Duration, disconnects bool) error {
+	mark := m.log.mark()
+	m.signalAudit(syscall.SIGSTOP)
+	time.Sleep(duration)
+	m.signalAudit(syscall.SIGCONT)
+	if !disconnects {
+		return nil
+	}
+	return m.log.wait(mark, connected(auditName), m.ended)
+}
+
+func (m *machine) replaceAudit(signal syscall.Signal) error {
+	if err := m.endAudit(signal); err != nil {
+		return err
+	}
+	time.Sleep(200 * time.Millisecond)
+	return m.startAudit()
+}
+
+// killedIdle kills the plugin while the runtime has nothing to do.
+func (m *machine) killedIdle() error {
+	mark := m.log.mark()
+	result := harmed{Harm: "killed while idle", AtLeast: failsAfterIdleDeath, AtMost: failsAfterIdleDeath, Only: refusal}
+	if err := m.endAudit(syscall.SIGKILL); err != nil {
+		return err
+	}
+	if err := m.log.wait(mark, disconnected(auditName), nil); err != nil {
+		return err
+	}
+	for range 3 {
+		m.attempt(&result)
+	}
+	if err := m.startAudit(); err != nil {
+		return err
+	}
+	say(result)
+	return nil
+}
+
+// under creates containers without a pause until the harm is done and a little
+// longer, and says what became of them.
+func (m *machine) under(result harmed, harm func() error) error {
+	stop := make(chan struct{})
+	var creating sync.WaitGroup
+	creating.Add(1)
+	go func() {
+		defer creating.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				m.attempt(&result)
+			}
+		}
+	}()
+	time.Sleep(300 * time.Millisecond)
+	err := harm()
+	time.Sleep(300 * time.Millisecond)
+	close(stop)
+	creating.Wait()
+	say(result)
+	return err
+}
+
+func (m *machine) attempt(result *harmed) {
+	m.attempts++
+	c := newContainer(m.pod, fmt.Sprintf("harmed-%d", m.attempts))
+	start := time.Now()
+	err := m.create(creation{c: c})
+	result.Creations++
+	result.Slowest = max(result.Slowest, time.Since(start).Milliseconds())
+	if err == nil {
+		result.Containers = append(result.Containers, c.id)
+		return
+	}
+	result.Failures++
+	if !slices.Contains(result.Errors, err.Error()) {
+		result.Errors = append(result.Errors, err.Error())
+	}
+}
