@@ -92,7 +92,7 @@ func (m *machine) createUntil(stop chan struct{}) harmed {
 		select {
 		case <-stop:
 			return result
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 			m.attempt(&result)
 		}
 	}
