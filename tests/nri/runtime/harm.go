@@ -92,7 +92,11 @@ func (m *machine) harm() error {
 
 func (m *machine) freeze(duration time.Duration, disconnects bool) error {
 	mark := m.log.mark()
+	// Between two creations, so that the next thing asked of it is to validate one:
+	// a timeout of anything else fails nothing.
+	m.creating.Lock()
 	m.signalAudit(syscall.SIGSTOP)
+	m.creating.Unlock()
 	time.Sleep(duration)
 	m.signalAudit(syscall.SIGCONT)
 	if !disconnects {
@@ -151,10 +155,10 @@ func (m *machine) killedIdle() error {
 // longer, and says what became of them.
 func (m *machine) under(result harmed, harm func() error) error {
 	stop := make(chan struct{})
-	var creating sync.WaitGroup
-	creating.Add(1)
+	var done sync.WaitGroup
+	done.Add(1)
 	go func() {
-		defer creating.Done()
+		defer done.Done()
 		for {
 			select {
 			case <-stop:
@@ -168,12 +172,14 @@ func (m *machine) under(result harmed, harm func() error) error {
 	err := harm()
 	time.Sleep(300 * time.Millisecond)
 	close(stop)
-	creating.Wait()
+	done.Wait()
 	say(result)
 	return err
 }
 
 func (m *machine) attempt(result *harmed) {
+	m.creating.Lock()
+	defer m.creating.Unlock()
 	m.attempts++
 	c := newContainer(m.pod, fmt.Sprintf("harmed-%d", m.attempts))
 	start := time.Now()

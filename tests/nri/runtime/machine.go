@@ -32,7 +32,8 @@ type machine struct {
 	beta       *mutator
 	pod        *api.PodSandbox
 
-	attempts int // at creations, while the audit plugin is harmed
+	creating sync.Mutex // held during each creation while the audit plugin is harmed
+	attempts int        // how many of them there were
 
 	mutex   sync.Mutex
 	running map[string]*container
