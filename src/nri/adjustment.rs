@@ -134,7 +134,10 @@ pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) ->
     let nobody =
         Owners { fields: &FieldOwners::default(), candidates: &[], hooks_of_last_alone: false };
     let before = Effective::of(before);
-    asked(leaf::of_resources(resources), &before, &nobody, None, detail)
+    // What a runtime's client leaves as it is comes as 0.
+    let mut leaves = leaf::of_resources(resources);
+    leaves.retain(|leaf| leaf.shown != Shown::Value("0".to_owned()));
+    asked(leaves, &before, &nobody, None, detail)
 }
 
 fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Vec<Asked> {

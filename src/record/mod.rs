@@ -309,7 +309,7 @@ pub fn describe(record: &Map<String, Value>) -> String {
         .map(|plugins| plugins.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     let plugins = match (plugins.is_empty(), text("attribution")) {
-        (true, _) => "an unknown plugin".to_owned(),
+        (true, _) => "somebody unknown".to_owned(),
         (false, "ambiguous") => format!("one of {}", plugins.join(", ")),
         (false, "inferred") => format!("{} (inferred)", plugins.join(", ")),
         (false, _) => plugins.join(", "),

@@ -21,15 +21,16 @@ import (
 
 // machine is a runtime with what is connected to it and what runs on it.
 type machine struct {
-	dir     string
-	command []string
-	nri     *adaptation.Adaptation
-	log     *logger
-	audit   *os.Process
-	ended   chan struct{} // closed once the audit plugin is gone
-	alpha   *mutator
-	beta    *mutator
-	pod     *api.PodSandbox
+	dir        string
+	socketPath string
+	command    []string
+	nri        *adaptation.Adaptation
+	log        *logger
+	audit      *os.Process
+	ended      chan struct{} // closed once the audit plugin is gone
+	alpha      *mutator
+	beta       *mutator
+	pod        *api.PodSandbox
 
 	attempts int // at creations, while the audit plugin is harmed
 
@@ -37,17 +38,21 @@ type machine struct {
 	running map[string]*container
 }
 
-func newMachine(dir string, command []string) (*machine, error) {
+func newMachine(dir, socket string, command []string) (*machine, error) {
 	log, err := newLogger(filepath.Join(dir, "nri.log"))
 	if err != nil {
 		return nil, err
 	}
 	nrilog.Set(log)
+	if socket == "" {
+		socket = filepath.Join(dir, "nri.sock")
+	}
 	m := &machine{
-		dir:     dir,
-		command: command,
-		log:     log,
-		running: map[string]*container{},
+		dir:        dir,
+		socketPath: socket,
+		command:    command,
+		log:        log,
+		running:    map[string]*container{},
 		pod: &api.PodSandbox{
 			Id: "pod-id", Name: "pod", Uid: "pod-uid", Namespace: "tests",
 			Annotations: map[string]string{"pod": secret + "pod"},
@@ -61,7 +66,7 @@ func newMachine(dir string, command []string) (*machine, error) {
 	return m, nil
 }
 
-func (m *machine) socket() string { return filepath.Join(m.dir, "nri.sock") }
+func (m *machine) socket() string { return m.socketPath }
 
 func (m *machine) startNRI() error {
 	// Empty but in the scenario that has the runtime start the audit plugin.
@@ -168,10 +173,14 @@ func (m *machine) start(c *container) error {
 	})
 }
 
+// resize asks as containerd does, which sends what the kubelet left out as 0.
 func (m *machine) resize(c *container, shares uint64) error {
 	_, err := m.nri.UpdateContainer(ctx, &api.UpdateContainerRequest{
 		Pod: m.pod, Container: c.show(api.ContainerState_CONTAINER_RUNNING),
-		LinuxResources: &api.LinuxResources{Cpu: &api.LinuxCPU{Shares: api.UInt64(shares)}},
+		LinuxResources: &api.LinuxResources{
+			Cpu:    &api.LinuxCPU{Shares: api.UInt64(shares), Quota: api.Int64(0), Period: api.UInt64(0)},
+			Memory: &api.LinuxMemory{Limit: api.Int64(0)},
+		},
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,10 @@
 // Its output goes to DIR/plugin.log, that of NRI to DIR/nri.log. A mode prints
 // lines of JSON: what the audit log must say, or what was measured. (A runtime
 // that restarts goes on in the mode "resume".)
+//
+//	runtime serve DIR [-socket PATH]
+//
+// starts no audit plugin, and does what it is told (serve.go).
 package main
 
 import (
@@ -20,7 +24,7 @@ import (
 	"time"
 )
 
-const usage = "usage: runtime scenarios|launched|crowd|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...]"
+const usage = "usage: runtime scenarios|launched|crowd|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...] | serve DIR [-socket PATH]"
 
 // Long enough for any step on a busy machine; none takes a second on an idle one.
 const patience = 30 * time.Second
@@ -35,6 +39,9 @@ func main() {
 }
 
 func run(arguments []string) error {
+	if len(arguments) > 1 && arguments[0] == "serve" {
+		arguments = append(slices.Clone(arguments), "--", "none")
+	}
 	split := slices.Index(arguments, "--")
 	if split < 2 || split == len(arguments)-1 {
 		return fmt.Errorf("%s", usage)
@@ -45,10 +52,11 @@ func run(arguments []string) error {
 	adjustments := options.Int("adjustments", 50, "for load: how many for each")
 	rate := options.Int("rate", 0, "for load: how many a second; 0 for as many as can be")
 	audit := options.Int("audit", 0, "for resume: the audit plugin's process")
+	socket := options.String("socket", "", "where plugins connect, if not DIR/nri.sock")
 	if err := options.Parse(arguments[2:split]); err != nil {
 		return err
 	}
-	m, err := newMachine(arguments[1], command)
+	m, err := newMachine(arguments[1], *socket, command)
 	if err != nil {
 		return err
 	}
@@ -66,6 +74,8 @@ func run(arguments []string) error {
 		return m.load(*containers, *adjustments, *rate)
 	case "harm":
 		return m.harm()
+	case "serve":
+		return m.serve()
 	}
 	return fmt.Errorf("%s", usage)
 }
