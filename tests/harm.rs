@@ -6,14 +6,17 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use ccnp_eventlog::nri::writer::MOST_RECORDS;
 use ccnp_eventlog::record::Field;
 use common::adjusted::{adjustments, env, everything, list, string, HasLinux};
 use common::disk::Disk;
 use common::plugin::{audited, audited_with, is, number, text, Plugin, Record};
 use common::runtime::{Creation, Failure, Runtime, ALPHA, CONTAINERD_2_3, PATIENCE};
 
-/// The cores are shared; nobody's creation is late by this.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// What a runtime may be kept waiting for every event of the node.
+const AT_ONCE: Duration = Duration::from_millis(5);
+/// The cores are shared and noisy; nobody's creation fails by this.
+const SOON: Duration = Duration::from_millis(250);
 
 /// A plugin whose log is on this disk.
 fn audited_on(disk: &Disk, arguments: &[&str]) -> (Runtime, Plugin) {
@@ -43,13 +46,18 @@ fn large(id: &str) -> Creation {
     names.iter().fold(creation, |creation, name| creation.owner_of(Field::Env, name, ALPHA))
 }
 
-/// Says how long answers to Validate took, and gives the time of all but one in a hundred.
-fn slowest_but_one_percent(runtime: &Runtime, what: &str) -> Duration {
+/// Says how long half of the answers to Validate took at the most, and 99 of a hundred.
+fn latencies(runtime: &Runtime, what: &str) -> (Duration, Duration) {
     let latencies = runtime.latencies_of("ValidateContainerAdjustment");
     let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
     let (half, most, worst) = (at(50), at(99), at(100));
     println!("{what}: {} answers, p50 {half:?}, p99 {most:?}, worst {worst:?}", latencies.len());
-    most
+    (half, most)
+}
+
+fn answers_were_at_once(runtime: &Runtime, what: &str) {
+    let (half, most) = latencies(runtime, what);
+    assert!(half < AT_ONCE && most < SOON, "{what}: {half:?}, {most:?}");
 }
 
 /// What is told faster than it can be written is lost; what comes later is not.
@@ -97,7 +105,7 @@ fn answers_are_at_once() {
     for at in 0..300 {
         runtime.live(&everything(&format!("c{at}")));
     }
-    assert!(slowest_but_one_percent(&runtime, "every field") < AT_ONCE);
+    answers_were_at_once(&runtime, "every field");
     let records = until_it_has_caught_up(&mut runtime, &plugin);
     every_record_is_there_or_counted_as_lost(&records);
 }
@@ -111,7 +119,7 @@ fn fail_closed_is_as_slow_as_the_disk() {
         runtime.create(&small(&id));
         assert!(has(&plugin.records(), "adjustment", &id), "on the disk before it is accepted");
     }
-    slowest_but_one_percent(&runtime, "fail closed");
+    latencies(&runtime, "fail closed");
 }
 
 #[test]
@@ -122,9 +130,8 @@ fn a_stuck_disk_delays_no_creation_and_loses_nothing() {
     for at in 0..100 {
         runtime.live(&small(&format!("c{at}")));
     }
-    let slowest = slowest_but_one_percent(&runtime, "a stuck disk");
     drop(frozen);
-    assert!(slowest < AT_ONCE);
+    answers_were_at_once(&runtime, "a stuck disk");
     let all = plugin.records_when("the last one", |records| has(records, "outcome", "c99"));
     every_record_is_there_or_counted_as_lost(&all);
     for at in 0..100 {
@@ -134,19 +141,19 @@ fn a_stuck_disk_delays_no_creation_and_loses_nothing() {
 
 #[test]
 fn a_full_disk_delays_no_creation_and_its_loss_is_counted() {
-    let Some(disk) = Disk::small(32 << 10) else { return };
+    let Some(disk) = Disk::small(64 << 10) else { return };
     let (mut runtime, plugin) = audited_on(&disk, &[]);
     runtime.live(&small("before"));
     plugin.records_when("before", |records| has(records, "outcome", "before"));
     disk.fill();
-    // More than any queue is likely to hold.
-    for at in 0..200 {
+    // Each makes a hundred records: twice of what waits in memory.
+    for at in 0..MOST_RECORDS / 50 {
         runtime.live(&large(&format!("c{at}")));
     }
-    assert!(slowest_but_one_percent(&runtime, "a full disk") < AT_ONCE);
+    answers_were_at_once(&runtime, "a full disk");
     disk.empty();
     let records = until_it_has_caught_up(&mut runtime, &plugin);
-    assert!(records.iter().any(|record| text(record, "kind") == "lost"));
+    assert!(records.iter().any(|r| text(r, "kind") == "lost"), "{}", plugin.said());
     every_record_is_there_or_counted_as_lost(&records);
 }
 
@@ -200,9 +207,8 @@ fn a_request_as_large_as_any_is_answered() {
     let many =
         Creation::of("many").adjust(|a| a.env = names.iter().map(|name| env(name, "v")).collect());
     runtime.live(&many);
-    runtime.live(&small("after"));
-    slowest_but_one_percent(&runtime, "4 MiB");
-    let records = plugin.records_when("the last one", |records| has(records, "outcome", "after"));
+    latencies(&runtime, "4 MiB");
+    let records = until_it_has_caught_up(&mut runtime, &plugin);
     assert_eq!(adjustments(&records, "value"), ["env.add K by 10-alpha: not_applied"]);
     every_record_is_there_or_counted_as_lost(&records);
     assert!(plugin.said().len() < 100_000);
@@ -216,7 +222,7 @@ fn a_thousand_containers_are_recorded() {
         runtime.live(&large(&format!("c{at}")));
     }
     let told = begin.elapsed();
-    assert!(slowest_but_one_percent(&runtime, "50,000 adjustments") < AT_ONCE);
+    answers_were_at_once(&runtime, "50,000 adjustments");
     until_it_has_caught_up(&mut runtime, &plugin);
     plugin.stop();
     let records = plugin.records();

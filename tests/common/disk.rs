@@ -1,7 +1,7 @@
 //! File systems to be full or stuck. Only root has them; without, tests are skipped.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -48,7 +48,9 @@ impl Disk {
     pub fn fill(&self) {
         let mut ballast = fs::File::create(self.ballast()).unwrap();
         for size in [4096, 1] {
-            while ballast.write_all(&vec![7; size]).is_ok() {}
+            let full =
+                std::iter::repeat_with(|| ballast.write_all(&vec![7; size])).find_map(Result::err);
+            assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::StorageFull));
         }
     }
 
