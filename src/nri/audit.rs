@@ -157,7 +157,12 @@ impl Audit {
         }
         self.pods.clear();
         let mut records = Vec::new();
-        for (container, effective) in std::mem::take(&mut self.synchronizing) {
+        let all = std::mem::take(&mut self.synchronizing);
+        // Those whose end nobody told are forgotten here.
+        let exist: HashSet<&str> = all.iter().map(|(container, _)| container.id.as_str()).collect();
+        let pending = &self.pending;
+        self.known.retain(|id| exist.contains(id.as_str()) || pending.contains_key(id));
+        for (container, effective) in all {
             if let Some(effective) = effective {
                 records.extend(self.resolve(&container.id, &effective));
             }
@@ -348,10 +353,8 @@ impl Audit {
 
     /// Whether the log does not know of this container yet; from now on it does.
     fn is_new(&mut self, id: &str) -> bool {
-        if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
-        }
-        self.known.insert(id.to_owned())
+        // Beyond the bound no container is called new: better none than a wrong one.
+        self.known.len() < MOST_KNOWN && self.known.insert(id.to_owned())
     }
 
     fn record(&mut self, container: Option<record::Container>, body: Body) -> Record {

@@ -257,8 +257,9 @@ impl Leaves {
     }
 
     fn args(&mut self, args: &[String]) {
-        if !args.is_empty() {
-            self.whole(Field::Args, "", &args.join("\0"), Shown::Value(command(args)));
+        if let Some((program, arguments)) = args.split_first() {
+            let shown = command(program, arguments.len());
+            self.whole(Field::Args, "", &args.join("\0"), Shown::Value(shown));
         }
     }
 
@@ -277,10 +278,7 @@ impl Leaves {
                 let timeout = timeout.as_ref().map_or(String::new(), |t| t.value.to_string());
                 let parts = [path.as_str(), &args.join("\0"), &env.join("\0"), &timeout];
                 // By convention the first argument is the program again.
-                let shown = match args.len().saturating_sub(1) {
-                    0 => path.clone(),
-                    more => format!("{path} and {more} arguments"),
-                };
+                let shown = command(path, args.len().saturating_sub(1));
                 self.whole(Field::Hook, stage, &parts.join("\0\0"), Shown::Value(shown));
             }
         }
@@ -455,11 +453,11 @@ impl Leaves {
     }
 }
 
-/// The program alone: arguments carry passwords.
-fn command(args: &[String]) -> String {
-    let program = args.first().map(String::as_str).unwrap_or_default();
-    match args.len().saturating_sub(1) {
+/// The program, and of its arguments the number alone: they carry passwords.
+fn command(program: &str, arguments: usize) -> String {
+    match arguments {
         0 => program.to_owned(),
+        1 => format!("{program} and 1 argument"),
         more => format!("{program} and {more} arguments"),
     }
 }

@@ -41,6 +41,9 @@ const HEALTHY: Duration = Duration::from_secs(30);
 const CUT_SHORT: u32 = 2;
 /// How long a runtime waits for an answer if it does not say.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the runtime has, once we are told to stop, to make a call that we can
+/// leave with. On a node where nothing happens nothing fails either.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// What is left to write when we are told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -61,7 +64,10 @@ pub struct Plugin {
     /// The runtime that we are connected to, in words.
     runtime: Option<String>,
     request_timeout: Duration,
+    /// Sessions in a row that ended right after we named our events.
     cut_short: u32,
+    /// A runtime, by name and version, that does not know all of our events.
+    too_old: Option<String>,
     /// Handlers that panicked: bugs of ours, contained.
     panics: u64,
     ticked: Instant,
@@ -91,6 +97,7 @@ impl Plugin {
             runtime: None,
             request_timeout: REQUEST_TIMEOUT,
             cut_short: 0,
+            too_old: None,
             panics: 0,
             ticked: Instant::now(),
             status: String::new(),
@@ -169,13 +176,16 @@ impl Plugin {
             let records = self.audit.disconnected();
             self.writer.offer(records);
         }
+        let runtime = self.runtime.take();
         // A runtime that does not know an event says so by closing the connection.
-        match progress.configured && !progress.synchronized && end == End::Closed {
-            true => self.cut_short = self.cut_short.saturating_add(1),
-            false if progress.synchronized => self.cut_short = 0,
-            false => {}
+        if progress.synchronized {
+            self.cut_short = 0;
+        } else if progress.configured && end == End::Closed {
+            self.cut_short = self.cut_short.saturating_add(1);
+            if self.cut_short >= CUT_SHORT {
+                self.too_old = runtime;
+            }
         }
-        self.runtime = None;
         Ok(end)
     }
 
@@ -192,12 +202,18 @@ impl Plugin {
         let register = Session::register(&self.settings.name, &self.settings.index);
         socket.write_all(&register).map_err(failed)?;
         let mut buffer = vec![0; 64 << 10];
+        let mut leave_by: Option<Instant> = None;
         loop {
             self.tick();
-            match wait(Some(socket), signals, TICK)? {
-                Ready::Stop => return Ok(End::Told),
-                Ready::Nothing => continue,
-                Ready::Read => {}
+            match (wait(Some(socket), signals, leave_by.is_none(), TICK)?, leave_by) {
+                (Ready::Stop, _) => {
+                    systemd::status("Leaving with the runtime's next call");
+                    leave_by = Instant::now().checked_add(LEAVE_WITHIN);
+                    continue;
+                }
+                (_, Some(latest)) if Instant::now() >= latest => return Ok(End::Told),
+                (Ready::Nothing, _) => continue,
+                (Ready::Read, _) => {}
             }
             let read = socket.read(&mut buffer).map_err(failed)?;
             let bytes = buffer.get(..read).unwrap_or_default();
@@ -211,6 +227,13 @@ impl Plugin {
             };
             for received in received {
                 match received {
+                    // A runtime notices that a plugin is gone when the answer to a call
+                    // does not come. If that call is Validate, the creation fails; any
+                    // other goes on without us, and so does what comes after it.
+                    Received::Call(call) if leave_by.is_some() && call.may_be_left() => {
+                        self.understand(&call);
+                        return Ok(End::Told);
+                    }
                     Received::Call(call) => self.take(&call, socket, progress).map_err(failed)?,
                     Received::Answer(bytes) => socket.write_all(&bytes).map_err(failed)?,
                     Received::Refused(reason) => {
@@ -259,7 +282,11 @@ impl Plugin {
 
     fn events(&self, configure: &[u8]) -> i32 {
         let runtime = ConfigureRequest::parse_from_bytes(configure).unwrap_or_default();
-        session::events(&runtime, self.cut_short >= CUT_SHORT)
+        session::events(&runtime, self.is_too_old(&runtime))
+    }
+
+    fn is_too_old(&self, runtime: &ConfigureRequest) -> bool {
+        self.too_old.as_ref().is_some_and(|too_old| *too_old == name(runtime))
     }
 
     /// Makes records of a call and hands them to the writer; `None` where that failed.
@@ -294,11 +321,10 @@ impl Plugin {
     fn configured(&mut self, request: &ConfigureRequest) -> Vec<Record> {
         let timeout = u64::try_from(request.request_timeout).ok().filter(|timeout| *timeout > 0);
         self.request_timeout = timeout.map_or(REQUEST_TIMEOUT, Duration::from_millis);
-        let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
-        let runtime = printable_line(&runtime);
+        let runtime = name(request);
         log::info!("connected to {runtime}");
         self.runtime = Some(runtime);
-        self.audit.configured(request, self.cut_short < CUT_SHORT)
+        self.audit.configured(request, !self.is_too_old(request))
     }
 
     fn rest(&mut self, time: Duration, signals: &SignalFd) -> Result<End> {
@@ -309,7 +335,7 @@ impl Plugin {
             if left.is_zero() {
                 return Ok(End::Closed);
             }
-            if let Ready::Stop = wait(None, signals, left.min(TICK))? {
+            if let Ready::Stop = wait(None, signals, true, left.min(TICK))? {
                 return Ok(End::Told);
             }
         }
@@ -346,6 +372,11 @@ impl Plugin {
     }
 }
 
+/// A runtime in words, for people.
+fn name(runtime: &ConfigureRequest) -> String {
+    printable_line(&format!("{} {}", runtime.runtime_name, runtime.runtime_version))
+}
+
 /// How far a session came.
 #[derive(Debug, Default)]
 struct Progress {
@@ -353,10 +384,17 @@ struct Progress {
     synchronized: bool,
 }
 
-/// Waits for the runtime, for a signal, or for the time to pass.
-fn wait(socket: Option<&UnixStream>, signals: &SignalFd, time: Duration) -> Result<Ready> {
-    let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    watched.extend(socket.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+/// Waits for the runtime, for a signal unless that has come, or for the time to pass.
+fn wait(
+    socket: Option<&UnixStream>,
+    signals: &SignalFd,
+    until_told: bool,
+    time: Duration,
+) -> Result<Ready> {
+    let watch = |one| PollFd::new(one, PollFlags::POLLIN);
+    let told = if until_told { PollFlags::POLLIN } else { PollFlags::empty() };
+    let mut watched = vec![PollFd::new(signals.as_fd(), told)];
+    watched.extend(socket.map(|socket| watch(socket.as_fd())));
     let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
     match poll(&mut watched, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}

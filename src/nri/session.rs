@@ -175,6 +175,11 @@ fn method(service: &str, method: &str) -> Method {
 }
 
 impl Call {
+    /// Whether nothing fails where this call is never answered.
+    pub fn may_be_left(&self) -> bool {
+        matches!(self.method, Method::Event(_) | Method::StateChange)
+    }
+
     /// The answer to most calls: nothing.
     pub fn done(&self) -> Vec<u8> {
         self.with(Vec::new())

@@ -22,8 +22,8 @@ use crate::record::{describe, Body, Container, Outcome, Record, Runtime, Shown};
 use crate::systemd::{self, Priority};
 
 /// What the queue holds at the most, in records and in bytes of memory.
-pub const MOST_RECORDS: usize = 32768;
-pub const MOST_BYTES: usize = 32 << 20;
+pub const MOST_RECORDS: usize = 65536;
+pub const MOST_BYTES: usize = 64 << 20;
 
 /// What is appended at once: JSON's escapes make at worst six bytes of one, and then
 /// it is still less than a log takes.
@@ -204,7 +204,9 @@ impl Queue {
 
     fn lose(&mut self) {
         self.lost = self.lost.saturating_add(1);
-        match self.waiting.back_mut().map(|last| &mut last.record.body) {
+        // One that has a number is not ours: it tells of what was never a record.
+        let ours = self.waiting.back_mut().filter(|last| last.record.seq.is_none());
+        match ours.map(|last| &mut last.record.body) {
             Some(Body::Lost { records }) => *records = records.saturating_add(1),
             _ => {
                 let record = Record::new(SystemTime::now(), Body::Lost { records: 1 });

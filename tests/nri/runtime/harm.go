@@ -61,7 +61,7 @@ func (m *machine) harm() error {
 			})
 		},
 		func() error {
-			return m.under(harmed{Harm: "stopped and started again", AtMost: 1, Only: refusal}, func() error {
+			return m.under(harmed{Harm: "stopped and started again", AtMost: 0, Only: refusal}, func() error {
 				return m.replaceAudit(syscall.SIGTERM)
 			})
 		},
@@ -71,7 +71,7 @@ func (m *machine) harm() error {
 		},
 		func() error {
 			m.command = append(m.command, "--fail-closed")
-			return m.under(harmed{Harm: "started again with --fail-closed", AtMost: 1, Only: refusal}, func() error {
+			return m.under(harmed{Harm: "started again with --fail-closed", AtMost: 0, Only: refusal}, func() error {
 				return m.replaceAudit(syscall.SIGTERM)
 			})
 		},
