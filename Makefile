@@ -5,11 +5,11 @@ export CARGO_TARGET_DIR
 BIN := $(CARGO_TARGET_DIR)/release
 CARGO := cargo
 
-.PHONY: all build run test test-vm test-newcomer bench lint deps clean
+.PHONY: all build run test test-nri test-vm test-newcomer bench lint deps clean
 
 # The programs, in this folder too, so that `make all && ./eventlog-server` works.
 all: build
-	cp -f $(BIN)/eventlog-server $(BIN)/eventlogctl .
+	cp -f $(BIN)/eventlog-server $(BIN)/eventlog-nri $(BIN)/eventlogctl .
 
 build: deps
 	$(CARGO) build --release --locked
@@ -23,6 +23,12 @@ run: build
 test: build
 	$(CARGO) test --release --locked
 	tests/clients/run $(BIN) tests/data/tdx-guest.ccel.bin tests/data/vm-debian13.tpm.bin
+
+# The plugin on NRI's own code, and with the server on real containerds; needs Go, and
+# root for containerd.
+test-nri: build
+	tests/nri/run $(BIN)
+	tests/nri/containerd $(BIN)
 
 # The units and the real kernel files in a Debian 13 guest; needs root.
 test-vm: build
@@ -55,4 +61,4 @@ deps:
 
 clean:
 	$(CARGO) clean
-	rm -f eventlog-server eventlogctl
+	rm -f eventlog-server eventlog-nri eventlogctl

@@ -3,13 +3,15 @@
 //!
 //! A TDX guest or a machine with a TPM measures its boot into registers and keeps
 //! an event log that explains them. `eventlog-server` serves slices of these logs
-//! over gRPC on a unix socket; `eventlogctl` is for people and probes.
+//! over gRPC on a unix socket; `eventlogctl` is for people and probes. `eventlog-nri`
+//! writes one more such log, of what plugins adjust in containers.
 //!
 //! ```text
 //!  kernel files                                                       clients
 //!  CCEL, binary_bios_measurements ─ source ─ log ─ json ─ publish ─ server ─ path
 //!                                   read     parse  say    rename    reply
-//!                                   once     slice
+//!  container.log ─────────────────┘ once     slice
+//!        └─ container_log ─ record ─ nri ─ container runtime
 //! ```
 //!
 //! The modules below stand in that order, and each uses only those above it

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ccnp_eventlog::container_log::{ContainerLog, Opened, Settings, DEFAULT_PCR};
 use ccnp_eventlog::error::Error;
-use ccnp_eventlog::live::Register;
+use ccnp_eventlog::live::{from_hex, Register};
 use ccnp_eventlog::log::payload::hex;
 use ccnp_eventlog::log::{algorithm, event_type, Digest, End, Log};
 use ccnp_eventlog::nri::writer::{Writer, MOST_RECORDS};
@@ -126,6 +126,27 @@ fn the_log_is_an_event_log_of_records() {
     assert!(tool.status.success(), "{}", String::from_utf8_lossy(&tool.stderr));
     let said = String::from_utf8_lossy(&tool.stdout);
     assert_eq!(said.matches("EV_EVENT_TAG").count(), 4, "{said}");
+}
+
+#[test]
+fn a_server_serves_it_to_both_worlds_while_it_grows() {
+    const TDX: (i32, i32) = (1, 0);
+    const TPM: (i32, i32) = (1, 1);
+    let server = common::server::Server::start(&[]);
+    let mut log = open(server.folder.path()).log;
+    let event = |log, position| -> Value {
+        let path = server.get(log, position, 1).unwrap();
+        serde_json::from_slice(&common::read(&path)).unwrap()
+    };
+    for seq in 0..3 {
+        log.append(&[baseline(seq)]).unwrap();
+        let position = i32::try_from(seq).unwrap() + 2;
+        let tdx = &event(TDX, position)["EventLogs"][0];
+        assert_eq!((&tdx["Register"], &tdx["Rtmr"]), (&"RTMR3".into(), &3.into()));
+        let tpm = &event(TPM, position)["EventLogs"][0];
+        assert_eq!(tpm["EventType"], "EV_EVENT_TAG");
+        assert!(server.get(TPM, position + 1, 1).is_err());
+    }
 }
 
 #[test]
@@ -471,29 +492,45 @@ fn kill_nine_between_two_files_leaves_a_log_in_place() {
     eprintln!("of 60 kills, {temporary} left a temporary file and {twice} a file of two names");
 }
 
-/// A value that is extended as RTMR3 is, and can be made to fail.
+/// A value that is extended as RTMR3 is.
 struct Emulated {
     folder: TempDir,
-    state: Arc<Mutex<(Vec<u8>, bool)>>,
+    state: Arc<Mutex<(Vec<u8>, Mood)>>,
     _mount: FuseFile,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Well,
+    Failing,
+    /// Extends, and says that it has not.
+    Lying,
+    /// Somebody else extends right after us.
+    Crowded,
 }
 
 impl Emulated {
     fn rtmr3() -> Option<Emulated> {
         let folder = TempDir::new().unwrap();
-        let state = Arc::new(Mutex::new((vec![0; 48], false)));
+        let state = Arc::new(Mutex::new((vec![0; 48], Mood::Well)));
         let shared = Arc::clone(&state);
         let mount = FuseFile::mount(&folder.path().join("rtmr3"), move |asked| {
             let mut state = shared.lock().unwrap();
             match asked {
-                _ if state.1 => Err(libc::EIO),
+                _ if state.1 == Mood::Failing => Err(libc::EIO),
                 Asked::Read { offset, size } => {
                     Ok(state.0.iter().skip(offset).take(size).copied().collect())
                 }
                 Asked::Written(digest) if digest.len() != 48 => Err(libc::EINVAL),
                 Asked::Written(digest) => {
-                    state.0 = hash(algorithm::SHA384, &[&state.0, digest].concat()).unwrap();
-                    Ok(Vec::new())
+                    let times = if state.1 == Mood::Crowded { 2 } else { 1 };
+                    for _ in 0..times {
+                        state.0 = hash(algorithm::SHA384, &[&state.0, digest].concat()).unwrap();
+                    }
+                    match std::mem::replace(&mut state.1, Mood::Well) {
+                        Mood::Lying => Err(libc::EIO),
+                        _ => Ok(Vec::new()),
+                    }
                 }
             }
         })?;
@@ -520,8 +557,8 @@ impl Emulated {
         self.state.lock().unwrap().0.clone()
     }
 
-    fn fails(&self, fails: bool) {
-        self.state.lock().unwrap().1 = fails;
+    fn is(&self, mood: Mood) {
+        self.state.lock().unwrap().1 = mood;
     }
 
     fn extend_by_somebody_else(&self) {
@@ -547,8 +584,8 @@ fn replayed(path: &Path, bank: u16) -> Vec<u8> {
     for event in log.events() {
         let record = decode(event.data).unwrap();
         if let Some(stated) = record.get("register_banks") {
-            let text = stated[algorithm::name(bank)].as_str().unwrap();
-            value = ccnp_eventlog::live::from_hex(text.as_bytes()).unwrap();
+            let text = stated[algorithm::name(bank)].as_str().unwrap_or_default();
+            value = from_hex(text.as_bytes()).unwrap();
         }
         let digest = event.digests().find(|digest| digest.algorithm == bank).unwrap();
         value = hash(bank, &[&value, digest.bytes].concat()).unwrap();
@@ -663,20 +700,123 @@ fn a_register_that_somebody_else_extended_is_stated_anew() {
 fn a_register_that_fails_stops_no_record_and_catches_up() {
     let Some(rtmr3) = Emulated::rtmr3() else { return };
     let mut log = rtmr3.open();
-    rtmr3.fails(true);
+    rtmr3.is(Mood::Failing);
     log.append(&[baseline(0)]).unwrap();
     log.append(&[baseline(1)]).unwrap();
     assert!(log.trouble().unwrap().contains("RTMR3"), "{:?}", log.trouble());
-    rtmr3.fails(false);
+    rtmr3.is(Mood::Well);
     assert!(!rtmr3.agrees(), "a reader sees it");
     log.append(&[baseline(2)]).unwrap();
     assert_eq!(log.trouble(), None);
     assert!(rtmr3.agrees());
     assert_eq!(kinds(&rtmr3.path()), ["log_opened", "baseline", "baseline", "baseline"]);
     drop(log);
-    rtmr3.fails(true);
+    rtmr3.is(Mood::Failing);
     let error = ContainerLog::open(rtmr3.settings()).unwrap_err();
     assert!(matches!(error, Error::Register { .. }), "{error}");
+}
+
+#[test]
+fn an_extend_that_was_done_and_failed_is_not_done_twice() {
+    let Some(rtmr3) = Emulated::rtmr3() else { return };
+    let mut log = rtmr3.open();
+    rtmr3.is(Mood::Lying);
+    log.append(&[baseline(0), baseline(1)]).unwrap();
+    assert!(log.trouble().is_some());
+    log.append(&[baseline(2)]).unwrap();
+    assert!(rtmr3.agrees());
+    assert_eq!(kinds(&rtmr3.path()), ["log_opened", "baseline", "baseline", "baseline"]);
+}
+
+#[test]
+fn somebody_who_extends_at_the_same_time_is_noticed() {
+    let Some(rtmr3) = Emulated::rtmr3() else { return };
+    let mut log = rtmr3.open();
+    rtmr3.is(Mood::Crowded);
+    log.append(&[baseline(0), baseline(1)]).unwrap();
+    assert!(!rtmr3.agrees(), "and a reader sees it");
+    log.append(&[baseline(2)]).unwrap();
+    assert!(rtmr3.agrees());
+    assert_eq!(kinds(&rtmr3.path())[3..], ["register_changed", "baseline"]);
+}
+
+/// What a crash between the halves leaves is what other tests recover from.
+#[test]
+fn batches_can_be_durable_before_any_is_extended() {
+    let Some(rtmr3) = Emulated::rtmr3() else { return };
+    let mut log = rtmr3.open();
+    log.commit(&[baseline(0), baseline(1)]).unwrap();
+    assert_eq!(seqs(&rtmr3.path()), [0, 1]);
+    assert!(!rtmr3.agrees());
+    assert!(log.extend_one());
+    log.commit(&[baseline(2)]).unwrap();
+    while log.extend_one() {}
+    assert!(rtmr3.agrees());
+    assert_eq!(kinds(&rtmr3.path()), ["log_opened", "baseline", "baseline", "baseline"]);
+    // Somebody else comes between: how many are missing cannot be known any more.
+    log.commit(&[baseline(3), baseline(4)]).unwrap();
+    rtmr3.extend_by_somebody_else();
+    log.append(&[baseline(5)]).unwrap();
+    assert!(rtmr3.agrees());
+    let changed = records(&rtmr3.path()).into_iter().find(|r| r["kind"] == "register_changed");
+    let note = changed.unwrap()["note"].as_str().unwrap().to_owned();
+    assert_eq!(note, "of the events before this one, 2 may not be extended");
+}
+
+/// A register that fails while a file is full: the next one does without its value
+/// until there is one.
+#[test]
+fn a_new_file_states_the_value_when_it_can_be_read() {
+    let Some(rtmr3) = Emulated::rtmr3() else { return };
+    let mut log = rtmr3.open();
+    rtmr3.is(Mood::Failing);
+    log.append(&[baseline(0)]).unwrap();
+    fs::remove_file(rtmr3.path()).unwrap();
+    log.append(&[baseline(1)]).unwrap();
+    rtmr3.is(Mood::Well);
+    log.append(&[baseline(2)]).unwrap();
+    assert!(rtmr3.agrees());
+    assert_eq!(kinds(&rtmr3.path()), ["log_opened", "baseline", "register_changed", "baseline"]);
+    assert_eq!(log.trouble(), None);
+}
+
+#[test]
+fn an_idle_writer_has_the_register_catch_up() {
+    let Some(rtmr3) = Emulated::rtmr3() else { return };
+    let writer = Writer::start(rtmr3.open()).unwrap();
+    rtmr3.is(Mood::Failing);
+    assert!(writer.wait(writer.offer(vec![baseline(0)]), Duration::from_secs(60)));
+    let until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !is_so() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never happened: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    until("it is said", &|| writer.state().failing.is_some_and(|said| said.contains("RTMR3")));
+    rtmr3.is(Mood::Well);
+    until("it catches up", &|| writer.state().failing.is_none());
+    assert!(rtmr3.agrees());
+}
+
+#[test]
+fn a_second_name_from_an_unfinished_change_of_files_is_removed() {
+    let folder = TempDir::new().unwrap();
+    let mut log = open(folder.path()).log;
+    log.append(&[baseline(0)]).unwrap();
+    let path = log.path().to_owned();
+    drop(log);
+    let name = records(&path)[0]["time"].as_str().unwrap().replace(['-', ':'], "");
+    let second = folder.path().join(format!("container-{name}.log"));
+    fs::hard_link(&path, &second).unwrap();
+    drop(open(folder.path()));
+    assert!(!second.exists());
+    // In another boot the change is done once more.
+    fs::hard_link(&path, &second).unwrap();
+    let next = Settings { boot_id: "next".to_owned(), ..settings(folder.path()) };
+    drop(ContainerLog::open(next).unwrap());
+    assert_eq!(kinds(&second), ["log_opened", "baseline"]);
+    assert_eq!(kinds(&path), ["log_opened"]);
 }
 
 #[test]
@@ -884,9 +1024,14 @@ fn write_to_the_journal(folder: &Path) {
     let mut record = Record { body, ..baseline(7) };
     record.container.as_mut().unwrap().name = "evil\nMESSAGE=forged".to_owned();
     writer.offer(vec![record]);
-    let mut entry = vec![0; 1 << 16];
-    let length = journal.recv(&mut entry).unwrap();
-    let entry = String::from_utf8_lossy(&entry[..length]).into_owned();
+    let next_entry = || {
+        let mut entry = vec![0; 1 << 16];
+        let length = journal.recv(&mut entry).unwrap();
+        String::from_utf8_lossy(&entry[..length]).into_owned()
+    };
+    let entry = next_entry();
+    assert!(entry.contains("MESSAGE_ID=07fea77223af46e2b89c1d99f099195b"), "{entry}");
+    let entry = next_entry();
     for line in [
         "PRIORITY=5",
         "MESSAGE_ID=a8db4d2098fa4ee0825d99b9fd301930",
@@ -908,6 +1053,8 @@ fn write_to_the_journal(folder: &Path) {
     for seq in 0..3000 {
         writer.offer(vec![baseline(seq)]);
     }
-    assert!(writer.finish(Duration::from_secs(60)));
+    let begin = Instant::now();
+    assert!(writer.finish(Duration::from_secs(5)));
+    assert!(begin.elapsed() < Duration::from_secs(60));
     assert_eq!(seqs(&folder.join("container.log")).len(), 3001);
 }

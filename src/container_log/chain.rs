@@ -60,7 +60,7 @@ impl EventDigests {
 /// What a look at the register found.
 #[derive(Debug)]
 pub enum Found {
-    /// It is where the log ends, now that so many events were extended late.
+    /// It is where the log says, less so many events that are still to be extended.
     InStep { late: usize },
     /// Somebody else extended it: it holds this.
     Changed(Values),
@@ -71,30 +71,40 @@ pub struct Chain {
     register: Register,
     /// What the register held last, as far as we know.
     value: Option<Values>,
-    /// Events of the log that may not be in it.
+    /// Events of the log that are not in it, as far as we know.
     pending: VecDeque<EventDigests>,
+    /// Nothing went wrong since a look found all that to be so. Without that nothing is
+    /// extended: it might be there already.
+    sure: bool,
 }
 
 impl Chain {
     pub fn new(register: Register) -> Chain {
-        Chain { register, value: None, pending: VecDeque::new() }
+        Chain { register, value: None, pending: VecDeque::new(), sure: false }
     }
 
     pub fn register(&self) -> &Register {
         &self.register
     }
 
+    /// What the register holds, where that is sure.
     pub fn value(&self) -> Option<&Values> {
-        self.value.as_ref()
+        self.value.as_ref().filter(|_| self.sure)
     }
 
-    /// How many events of the log may not be in the register.
+    /// How many events of the log are not in the register, or may not be.
     pub fn waiting(&self) -> usize {
         self.pending.len()
     }
 
-    /// Starts anew from a value that the log states, or from none that is known.
+    pub fn can_extend(&self) -> bool {
+        self.sure && !self.pending.is_empty()
+    }
+
+    /// Starts anew from a value that the log states, and the register was just seen to
+    /// hold (or will be looked at next); or from none that is known.
     pub fn restart(&mut self, value: Option<Values>) {
+        self.sure = value.is_some();
         self.value = value;
         self.pending.clear();
     }
@@ -104,15 +114,15 @@ impl Chain {
         self.pending.push_back(digests);
     }
 
-    /// Compares the register with the log, and extends what it lacks.
-    pub fn follow(&mut self) -> Result<Found> {
+    /// Compares the register with the log.
+    pub fn look(&mut self) -> Result<Found> {
+        self.sure = false;
         let live = self.register.read()?;
         let Some(count) = self.events_in(&live) else { return Ok(Found::Changed(live)) };
         self.pending.drain(..count);
         self.value = Some(live);
-        let late = self.pending.len();
-        self.extend()?;
-        Ok(Found::InStep { late })
+        self.sure = true;
+        Ok(Found::InStep { late: self.pending.len() })
     }
 
     /// How many of the pending events are in the register already. One is where its
@@ -128,28 +138,22 @@ impl Chain {
         (value == *live).then_some(self.pending.len())
     }
 
-    /// Extends the register by what is pending, one event after the other, and looks
+    /// Extends the register by the first of what is pending, and after the last looks
     /// whether it moved as computed.
-    pub fn extend(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        // From an unknown value nothing could be compared later: the next look states
-        // the value anew, and this event is then one of those before it.
-        let Some(mut value) = self.value.clone() else { return Ok(()) };
-        while let Some(digests) = self.pending.front() {
-            self.register.extend(&digests.list())?;
-            value = digests.extend(&value);
-            self.value = Some(value.clone());
-            self.pending.pop_front();
-        }
-        if self.register.read()? != value {
+    pub fn extend_one(&mut self) -> Result<()> {
+        let Some(digests) = self.pending.front().filter(|_| self.sure) else { return Ok(()) };
+        self.sure = false;
+        self.register.extend(&digests.list())?;
+        self.value = self.value.as_ref().map(|value| digests.extend(value));
+        self.pending.pop_front();
+        if self.pending.is_empty() && Some(self.register.read()?) != self.value {
             let name = self.register.name();
             log::warn!(
                 "{name} is not what the container log adds up to: somebody else extended it at \
                  the same time; the next record says so"
             );
         }
+        self.sure = true;
         Ok(())
     }
 }

@@ -3,9 +3,10 @@
 //! The log is an event log like the firmware's: a Spec ID header, then an
 //! EV_EVENT_TAG event for each record. It is a write-ahead log of the register: a
 //! batch of records is written in one go, made durable by one fdatasync(2), and only
-//! then extended, event by event. [`ContainerLog::append`] returns after that, so
+//! then extended, event by event. [`ContainerLog::append`] returns after that, and
 //! whatever it was given is on the disk; nothing is flushed between batches, and
-//! whoever gathers records decides what a flush costs each.
+//! whoever gathers records decides what a flush costs each. A TPM takes milliseconds
+//! to extend: who cannot wait for it takes the two halves one by one.
 //!
 //! What a crash leaves, and the next [`ContainerLog::open`] makes of it:
 //!
@@ -26,7 +27,9 @@
 //! was found and, like any other, is extended itself. Replay starts anew there.
 //! Events before it that never were extended stay so; a note says how many. All this
 //! is done when the log is opened and before each batch, by the same code. A register
-//! that fails stops no record: events wait, and the next batch tries again.
+//! that fails stops no record: events wait, and the next batch tries again. Should
+//! their file be full by then, they stay so too; the next file then states the value
+//! when it can be read again.
 //!
 //! There is a file for each boot, and none larger than a server reads. A new one takes
 //! the place of the old by rename(2), and the old keeps a name of its own.
@@ -34,7 +37,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
@@ -57,6 +60,9 @@ use files::{Current, Files, State};
 /// As much as one batch may hold: what follows the last whole event is at the most
 /// the rest of one, so a larger rest is damage and no crash.
 pub const LARGEST_BATCH: usize = 4 << 20;
+
+/// As many of the log's own records are kept for [`ContainerLog::take_own`].
+const MOST_OWN: usize = 64;
 
 /// Where container logs name a PCR though none is extended.
 pub const DEFAULT_PCR: u32 = 13;
@@ -87,6 +93,7 @@ pub struct ContainerLog {
     current: Current,
     chain: Option<Chain>,
     trouble: Option<String>,
+    own: Vec<Record>,
     /// Held as long as we live; the kernel frees it when we do not.
     _lock: Lock,
 }
@@ -124,13 +131,14 @@ impl ContainerLog {
         let mut chain = settings.register.clone().map(Chain::new);
         let live = chain.as_ref().map(|chain| chain.register().read()).transpose()?;
         let mut recovery = Recovery::default();
+        let mut own = Vec::new();
         let current = match found {
-            None => Self::begin_first(&files, &settings, &mut chain, live, None)?,
+            None => Self::begin_first(&files, &settings, &mut chain, live, None, &mut own)?,
             Some((file, standing)) => {
                 if standing.boot_id() == settings.boot_id {
                     past.learn(&standing.log, standing.events);
                 }
-                let opened = standing.opened(&file);
+                let opened = standing.opened();
                 if standing.is_torn() {
                     recovery.bytes_cut = standing.rest;
                     file.set_len(standing.length).map_err(|error| files.failed(error))?;
@@ -144,11 +152,12 @@ impl ContainerLog {
                 } else {
                     recovery.damaged_at = standing.is_damaged().then_some(standing.length);
                     let present = Some((&file, opened));
-                    Self::begin_first(&files, &settings, &mut chain, live, present)?
+                    Self::begin_first(&files, &settings, &mut chain, live, present, &mut own)?
                 }
             }
         };
-        let mut log = ContainerLog { settings, files, current, chain, trouble: None, _lock: lock };
+        let mut log =
+            ContainerLog { settings, files, current, chain, trouble: None, own, _lock: lock };
         log.catch_up(recovery)?;
         log.files.prune();
         Ok(past.opened(log))
@@ -161,9 +170,11 @@ impl ContainerLog {
         chain: &mut Option<Chain>,
         live: Option<Values>,
         present: Option<(&File, SystemTime)>,
+        own: &mut Vec<Record>,
     ) -> Result<Current> {
-        let current = begin(files, settings, chain, live, present)?;
-        chain.as_mut().map(Chain::extend).transpose()?;
+        let (current, opened) = begin(files, settings, chain, live, present)?;
+        own.push(opened);
+        chain.as_mut().map(Chain::extend_one).transpose()?;
         Ok(current)
     }
 
@@ -171,39 +182,61 @@ impl ContainerLog {
     /// and puts on record what had to be done.
     fn catch_up(&mut self, mut recovery: Recovery) -> Result<()> {
         let mut changed = None;
-        match self.chain.as_mut().map(Chain::follow).transpose()? {
+        match self.chain.as_mut().map(Chain::look).transpose()? {
             Some(Found::InStep { late }) => {
                 recovery.events_extended = u64::try_from(late).unwrap_or(u64::MAX);
             }
             Some(Found::Changed(values)) => changed = Some(values),
             None => {}
         }
-        let records: Vec<Record> = recovery.record().into_iter().collect();
-        if changed.is_some() || !records.is_empty() {
-            self.write(changed, &records)?;
+        while let Some(chain) = self.chain.as_mut().filter(|chain| chain.can_extend()) {
+            chain.extend_one()?;
         }
+        let records: Vec<Record> = recovery.record().into_iter().collect();
+        self.write(changed, &records)?;
+        self.is_on_record(records);
+        while self.extend_one() {}
         Ok(())
     }
 
     /// Appends records, all of them or none. They are durable when this returns, and
-    /// extended, unless the register fails: see [`ContainerLog::trouble`].
+    /// extended, unless the register fails: see [`ContainerLog::trouble`]. With no
+    /// records at all this is about the register alone.
     pub fn append(&mut self, records: &[Record]) -> Result<()> {
-        let changed = match self.chain.as_mut().map(Chain::follow) {
-            None => None,
-            Some(Ok(Found::InStep { .. })) => {
-                self.note(Ok(()));
-                None
-            }
-            Some(Ok(Found::Changed(values))) => {
-                self.note(Ok(()));
-                Some(values)
-            }
+        self.commit(records)?;
+        while self.extend_one() {}
+        Ok(())
+    }
+
+    /// The first half of [`ContainerLog::append`]: the records are durable, and wait to
+    /// be extended. Other batches may come before that.
+    pub fn commit(&mut self, records: &[Record]) -> Result<()> {
+        let changed = match self.chain.as_mut().map(Chain::look) {
+            None | Some(Ok(Found::InStep { .. })) => None,
+            Some(Ok(Found::Changed(values))) => Some(values),
             Some(Err(error)) => {
-                self.note(Err(error));
+                self.is_failing(error);
                 None
             }
         };
         self.write(changed, records)
+    }
+
+    /// The other half: extends the register by one event. `false` where none waits, or
+    /// the register fails.
+    pub fn extend_one(&mut self) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
+        if let Err(error) = chain.extend_one() {
+            self.is_failing(error);
+            return false;
+        }
+        if chain.can_extend() {
+            return true;
+        }
+        if chain.waiting() == 0 && self.trouble.take().is_some() {
+            log::info!("{} is in step with the log again", chain.register().name());
+        }
+        false
     }
 
     /// What is wrong with the register at present. Records are written all the same.
@@ -211,36 +244,55 @@ impl ContainerLog {
         self.trouble.as_deref()
     }
 
+    /// What the log had to say of itself since this was asked last: records that are
+    /// in it and that nobody appended.
+    pub fn take_own(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.own)
+    }
+
+    fn is_on_record(&mut self, records: Vec<Record>) {
+        let room = MOST_OWN.saturating_sub(self.own.len());
+        self.own.extend(records.into_iter().take(room));
+    }
+
     pub fn path(&self) -> &Path {
         self.files.path()
     }
 
-    /// Writes a batch, in a new file where it has no room in this one, and extends it.
+    /// Writes a batch, in a new file where it has no room in this one.
     fn write(&mut self, changed: Option<Values>, records: &[Record]) -> Result<()> {
         let index = self.settings.index();
         let batch = Batch::of(records, index)?;
+        let changed = changed.map(|values| (self.register_changed(&values), values));
         let head = match &changed {
-            Some(values) => Batch::of(&[self.register_changed(values)], index)?,
+            Some((record, _)) => Batch::of(std::slice::from_ref(record), index)?,
             None => Batch::default(),
         };
         let size = head.bytes.len().saturating_add(batch.bytes.len());
+        if size == 0 {
+            return Ok(());
+        }
         if size > LARGEST_BATCH {
             return Err(Error::BatchTooLarge { bytes: size, limit: LARGEST_BATCH });
         }
         if self.fits(size)? {
             let bytes = [head.bytes.as_slice(), &batch.bytes].concat();
             self.current.append(&bytes).map_err(|error| self.files.failed(error))?;
-            if let (Some(chain), Some(values)) = (&mut self.chain, changed) {
+            if let (Some(chain), Some((record, values))) = (&mut self.chain, changed) {
                 chain.restart(Some(values));
+                log::warn!("{} was extended by somebody else", chain.register().name());
+                self.is_on_record(vec![record]);
             }
-            self.extend(head.digests);
+            self.is_to_be_extended(head.digests);
         } else {
+            // A file's events are extended while it is the file.
+            while self.extend_one() {}
             // Its first record states the register's value, so no other has to.
             let known = self.chain.as_ref().and_then(|chain| chain.value().cloned());
-            self.begin_another(changed.or(known))?;
+            self.begin_another(changed.map(|(_, values)| values).or(known))?;
             self.current.append(&batch.bytes).map_err(|error| self.files.failed(error))?;
         }
-        self.extend(batch.digests);
+        self.is_to_be_extended(batch.digests);
         Ok(())
     }
 
@@ -265,44 +317,30 @@ impl ContainerLog {
         let gone = self.current.state(self.files.path()).is_ok_and(|state| state == State::Gone);
         let present = (!gone).then(|| (self.current.file(), self.current.opened));
         let begun = begin(&self.files, &self.settings, &mut self.chain, value, present);
-        self.current = begun?;
+        let (current, opened) = begun?;
+        self.current = current;
+        self.is_on_record(vec![opened]);
         self.files.prune();
-        self.extend(Vec::new());
         Ok(())
     }
 
-    /// Extends the register by events that are durable now.
-    fn extend(&mut self, digests: Vec<EventDigests>) {
-        let Some(chain) = &mut self.chain else { return };
-        digests.into_iter().for_each(|digests| chain.push(digests));
-        // What failed before the write is tried again with the next batch.
-        if self.trouble.is_none() {
-            let outcome = chain.extend();
-            self.note(outcome);
+    fn is_to_be_extended(&mut self, digests: Vec<EventDigests>) {
+        if let Some(chain) = &mut self.chain {
+            digests.into_iter().for_each(|digests| chain.push(digests));
         }
     }
 
-    /// Says once that the register fails, and once that it works again.
-    fn note(&mut self, outcome: Result<()>) {
-        match (outcome, &self.trouble) {
-            (Ok(()), Some(_)) => {
-                log::info!("the register can be extended again");
-                self.trouble = None;
-            }
-            (Ok(()), None) => {}
-            (Err(error), known) => {
-                let error = error.to_string();
-                if known.as_deref() != Some(&error) {
-                    log::warn!("{error}; records go on, and wait to be extended");
-                }
-                self.trouble = Some(error);
-            }
+    /// Says so, once for each reason.
+    fn is_failing(&mut self, error: Error) {
+        let error = error.to_string();
+        if self.trouble.as_ref() != Some(&error) {
+            log::warn!("{error}; records go on, and wait to be extended");
         }
+        self.trouble = Some(error);
     }
 
     fn register_changed(&self, values: &Values) -> Record {
         let register = self.settings.register.as_ref().map(Register::name).unwrap_or_default();
-        log::warn!("somebody else extended {register}: the container log says so");
         let state = register_state(register, values);
         let mut record = Record::new(SystemTime::now(), Body::RegisterChanged { register: state });
         let waiting = self.chain.as_ref().map_or(0, Chain::waiting);
@@ -336,7 +374,7 @@ fn begin(
     chain: &mut Option<Chain>,
     value: Option<Values>,
     present: Option<(&File, SystemTime)>,
-) -> Result<Current> {
+) -> Result<(Current, Record)> {
     let older = present.map(|(file, opened)| files.older_name(file, opened)).transpose()?;
     let previous = older.as_deref().and_then(Path::file_name);
     let register = settings.register.as_ref();
@@ -353,7 +391,7 @@ fn begin(
             register: register.map(state),
         },
     );
-    let batch = Batch::of(&[opened], settings.index())?;
+    let batch = Batch::of(std::slice::from_ref(&opened), settings.index())?;
     let mut content = Vec::new();
     let vendor_info = settings.registered().to_vendor_info();
     // A constant few bytes, which have room in every size field.
@@ -364,7 +402,7 @@ fn begin(
         chain.restart(value);
         batch.digests.into_iter().for_each(|digests| chain.push(digests));
     }
-    Ok(current)
+    Ok((current, opened))
 }
 
 fn register_state(name: String, values: &Values) -> RegisterState {
@@ -497,11 +535,10 @@ impl Standing {
         text(&self.first_record(), "boot_id").to_owned()
     }
 
-    /// When it was begun, by its own record, or else when it was written last.
-    fn opened(&self, file: &File) -> SystemTime {
+    /// When it was begun, by its own record.
+    fn opened(&self) -> SystemTime {
         let stated = humantime::parse_rfc3339(text(&self.first_record(), "time"));
-        let modified = || file.metadata().and_then(|metadata| metadata.modified()).ok();
-        stated.ok().or_else(modified).unwrap_or(UNIX_EPOCH)
+        stated.unwrap_or_else(|_| SystemTime::now())
     }
 
     /// Whether these settings would have begun just such a file.
@@ -531,7 +568,8 @@ impl Standing {
 struct Past {
     next_seq: u64,
     known: HashSet<String>,
-    adjustments: BTreeMap<u64, Map<String, Value>>,
+    /// Adjustments so far without an outcome: few, whatever the number of records.
+    unfinished: BTreeMap<u64, Map<String, Value>>,
     finished: HashSet<u64>,
 }
 
@@ -561,17 +599,21 @@ impl Past {
                 self.known.insert(text(&record, "container_id").to_owned());
             }
             match (kind, seq, number("of")) {
-                ("adjustment", Some(seq), _) => drop(self.adjustments.insert(seq, record)),
-                ("outcome", _, Some(of)) => drop(self.finished.insert(of)),
+                ("adjustment", Some(seq), _) if !self.finished.contains(&seq) => {
+                    self.unfinished.insert(seq, record);
+                }
+                ("outcome", _, Some(of)) => {
+                    self.unfinished.remove(&of);
+                    self.finished.insert(of);
+                }
                 _ => {}
             }
         }
     }
 
     fn opened(self, log: ContainerLog) -> Opened {
-        let Past { next_seq, known, adjustments, finished } = self;
-        let unfinished = adjustments.into_iter().filter(|(seq, _)| !finished.contains(seq));
-        Opened { log, next_seq, known, unfinished: unfinished.map(|(_, record)| record).collect() }
+        let Past { next_seq, known, unfinished, .. } = self;
+        Opened { log, next_seq, known, unfinished: unfinished.into_values().collect() }
     }
 }
 

@@ -79,7 +79,10 @@ impl Effective {
 /// Who asked: the runtime's word, and who else it can have been.
 struct Owners<'a> {
     fields: &'a FieldOwners,
+    /// In the order in which they are called.
     candidates: &'a [String],
+    /// The runtime names the last plugin that added a hook, and there are several hooks.
+    hooks_of_last_alone: bool,
 }
 
 /// `index-name`, as plugins are called everywhere.
@@ -102,13 +105,16 @@ pub fn requested(
         .filter(|plugin| plugin != ourselves && plugin != "00-default-validator")
         .collect();
     let nobody = FieldOwners::default();
+    let leaves = leaf::of_adjustment(&request.adjust);
+    let hooks = leaves.iter().filter(|leaf| leaf.field == Field::Hook).count();
     let owners = |id: &str| Owners {
         fields: request.owners.owners.get(id).unwrap_or(&nobody),
         candidates: &candidates,
+        hooks_of_last_alone: version(nri_version) < [0, 12, 0] && hooks > 1,
     };
     let before = Effective::of(&request.container);
     let own = owners(&request.container.id);
-    let mut asked = asked(leaf::of_adjustment(&request.adjust), &before, &own, None, detail);
+    let mut asked = asked(leaves, &before, &own, None, detail);
     let misroutes = (([0, 11, 0])..=[0, 12, 2]).contains(&version(nri_version));
     for removal in &mut asked {
         if misroutes || version(nri_version) == [0, 0, 0] {
@@ -125,9 +131,13 @@ pub fn requested(
 
 /// What an update of an existing container asks for. Who asked, nobody tells.
 pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) -> Vec<Asked> {
-    let nobody = Owners { fields: &FieldOwners::default(), candidates: &[] };
+    let nobody =
+        Owners { fields: &FieldOwners::default(), candidates: &[], hooks_of_last_alone: false };
     let before = Effective::of(before);
-    asked(leaf::of_resources(resources), &before, &nobody, None, detail)
+    // What a runtime's client leaves as it is comes as 0.
+    let mut leaves = leaf::of_resources(resources);
+    leaves.retain(|leaf| leaf.shown != Shown::Value("0".to_owned()));
+    asked(leaves, &before, &nobody, None, detail)
 }
 
 fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Vec<Asked> {
@@ -332,6 +342,15 @@ impl Owners<'_> {
             // All plugins that added a hook, in the order of their calls.
             (Some(owners), _) if field == Field::Hook && owners.contains(',') => {
                 (owners.split(',').map(str::to_owned).collect(), Attribution::Ambiguous)
+            }
+            // Any plugin before the one that is named may have added some of them.
+            (Some(last), candidates) if field == Field::Hook && self.hooks_of_last_alone => {
+                let upto = candidates.iter().position(|plugin| plugin == last);
+                let upto = upto.and_then(|at| candidates.get(..=at)).unwrap_or_default();
+                match upto {
+                    [] | [_] => (vec![last.to_owned()], Attribution::Owner),
+                    several => (several.to_vec(), Attribution::Ambiguous),
+                }
             }
             (Some(owner), _) => (vec![owner.to_owned()], Attribution::Owner),
             (None, [only]) => (vec![only.clone()], Attribution::Inferred),

@@ -7,13 +7,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
+use protobuf::Message;
 use serde_json::{Map, Value};
 
 use super::adjustment::{self, Asked, Detail, Effective};
 use super::outcome::outcome;
+use super::session::{Call, Method};
 use crate::messages::nri::{
-    ConfigureRequest, Container, Event, PodSandbox, SynchronizeRequest, UpdateContainerRequest,
-    ValidateContainerAdjustmentRequest,
+    ConfigureRequest, Container, ContainerEventRequest, Event, PodSandbox, StateChangeEvent,
+    SynchronizeRequest, UpdateContainerRequest, ValidateContainerAdjustmentRequest,
 };
 use crate::record::{self, Body, Change, Outcome, Record, Runtime};
 
@@ -107,13 +109,39 @@ impl Audit {
         vec![started]
     }
 
+    /// A call of the session, other than Configure.
+    pub fn hear(&mut self, call: &Call) -> protobuf::Result<Vec<Record>> {
+        let payload = &call.payload;
+        Ok(match call.method {
+            Method::Synchronize => {
+                self.synchronized(&SynchronizeRequest::parse_from_bytes(payload)?)
+            }
+            Method::Validate => {
+                self.validated(&ValidateContainerAdjustmentRequest::parse_from_bytes(payload)?)
+            }
+            Method::Event(Event::UPDATE_CONTAINER) => {
+                self.updating(&UpdateContainerRequest::parse_from_bytes(payload)?)
+            }
+            Method::Event(event) => {
+                let request = ContainerEventRequest::parse_from_bytes(payload)?;
+                self.happened(event, &request.pod, &request.container)
+            }
+            Method::StateChange => {
+                let change = StateChangeEvent::parse_from_bytes(payload)?;
+                let event = change.event.enum_value_or_default();
+                self.happened(event, &change.pod, &change.container)
+            }
+            Method::Configure | Method::Shutdown | Method::Unknown => Vec::new(),
+        })
+    }
+
     /// A session ended. Creations under way stay open: the next session may show them.
     pub fn disconnected(&mut self) -> Vec<Record> {
         vec![self.record(None, Body::SessionEnded)]
     }
 
     /// The containers that exist, in one message or several.
-    pub fn synchronized(&mut self, request: &SynchronizeRequest) -> Vec<Record> {
+    fn synchronized(&mut self, request: &SynchronizeRequest) -> Vec<Record> {
         for pod in &request.pods {
             self.pods.insert(pod.id.clone(), pod.clone());
         }
@@ -146,7 +174,7 @@ impl Audit {
     }
 
     /// A container is about to be created, as plugins adjusted it.
-    pub fn validated(&mut self, request: &ValidateContainerAdjustmentRequest) -> Vec<Record> {
+    fn validated(&mut self, request: &ValidateContainerAdjustmentRequest) -> Vec<Record> {
         let mut records = self.plugins_now(request);
         let container = subject(&request.pod, &request.container);
         self.is_new(&container.id);
@@ -168,12 +196,7 @@ impl Audit {
     }
 
     /// Something happened to a container.
-    pub fn happened(
-        &mut self,
-        event: Event,
-        pod: &PodSandbox,
-        container: &Container,
-    ) -> Vec<Record> {
+    fn happened(&mut self, event: Event, pod: &PodSandbox, container: &Container) -> Vec<Record> {
         match event {
             Event::POST_CREATE_CONTAINER | Event::START_CONTAINER => {
                 let mut records = self.shown(container);
@@ -195,7 +218,7 @@ impl Audit {
     }
 
     /// An existing container is about to be updated.
-    pub fn updating(&mut self, request: &UpdateContainerRequest) -> Vec<Record> {
+    fn updating(&mut self, request: &UpdateContainerRequest) -> Vec<Record> {
         let container = subject(&request.pod, &request.container);
         let mut asked =
             adjustment::update(&request.container, &request.linux_resources, self.detail);

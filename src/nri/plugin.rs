@@ -23,10 +23,7 @@ use super::session::{self, Call, Method, Received, Session};
 use super::writer::{State, Ticket, Writer};
 use crate::error::{Error, Result};
 use crate::log::payload::printable_line;
-use crate::messages::nri::{
-    ConfigureRequest, ContainerEventRequest, Event, StateChangeEvent, SynchronizeRequest,
-    UpdateContainerRequest, ValidateContainerAdjustmentRequest,
-};
+use crate::messages::nri::ConfigureRequest;
 use crate::record::Record;
 use crate::systemd;
 
@@ -286,29 +283,12 @@ impl Plugin {
     }
 
     fn records(&mut self, call: &Call) -> protobuf::Result<Vec<Record>> {
-        let payload = &call.payload;
-        Ok(match call.method {
-            Method::Configure => self.configured(&ConfigureRequest::parse_from_bytes(payload)?),
-            Method::Synchronize => {
-                self.audit.synchronized(&SynchronizeRequest::parse_from_bytes(payload)?)
+        match call.method {
+            Method::Configure => {
+                Ok(self.configured(&ConfigureRequest::parse_from_bytes(&call.payload)?))
             }
-            Method::Validate => self
-                .audit
-                .validated(&ValidateContainerAdjustmentRequest::parse_from_bytes(payload)?),
-            Method::Event(Event::UPDATE_CONTAINER) => {
-                self.audit.updating(&UpdateContainerRequest::parse_from_bytes(payload)?)
-            }
-            Method::Event(event) => {
-                let request = ContainerEventRequest::parse_from_bytes(payload)?;
-                self.audit.happened(event, &request.pod, &request.container)
-            }
-            Method::StateChange => {
-                let change = StateChangeEvent::parse_from_bytes(payload)?;
-                let event = change.event.enum_value_or_default();
-                self.audit.happened(event, &change.pod, &change.container)
-            }
-            Method::Shutdown | Method::Unknown => Vec::new(),
-        })
+            _ => self.audit.hear(call),
+        }
     }
 
     fn configured(&mut self, request: &ConfigureRequest) -> Vec<Record> {

@@ -1,7 +1,8 @@
 //! The thread between the runtime's socket and the disk.
 //!
 //! Whoever offers records never waits for a disk: they are queued, and a thread
-//! appends to the log whatever has gathered, one flush for all of it. A queue that
+//! appends to the log whatever has gathered, one flush for all of it, and extends the
+//! register while nothing new waits. A queue that
 //! is full because the disk is loses records, counts them, and has the log say how
 //! many are missing where they are missing. What is durable is told to the journal
 //! by a thread of its own, since journald may be slow; there copies may be lost.
@@ -9,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
@@ -21,13 +22,13 @@ use crate::record::{describe, Body, Container, Outcome, Record, Runtime, Shown};
 use crate::systemd::{self, Priority};
 
 /// What the queue holds at the most, in records and in bytes of memory.
-pub const MOST_RECORDS: usize = 8192;
+pub const MOST_RECORDS: usize = 32768;
 pub const MOST_BYTES: usize = 32 << 20;
 
 /// What is appended at once: JSON's escapes make at worst six bytes of one, and then
 /// it is still less than a log takes.
-const BATCH_RECORDS: usize = 512;
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_RECORDS: usize = 1024;
+const BATCH_BYTES: usize = 512 << 10;
 
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Records on their way to the journal.
@@ -77,7 +78,9 @@ struct Queue {
     failing: Option<String>,
     /// When to give up, once there will be no more records.
     stop: Option<Instant>,
+    /// Nothing is appended any more, and nothing is on its way to the journal.
     ended: bool,
+    told: bool,
 }
 
 /// A record and what it takes of memory: nothing, where it says what was lost.
@@ -100,19 +103,21 @@ impl Writer {
     pub fn start(log: ContainerLog) -> Result<Writer> {
         let shared = Arc::new(Shared::default());
         let failed = |source| Error::System { call: "starting a thread", source };
-        let journal = match systemd::has_journal() {
-            true => {
-                let (sender, receiver) = sync_channel(JOURNAL_QUEUE);
-                let tell = move || tell_the_journal(&receiver);
-                thread::Builder::new().name("journal".to_owned()).spawn(tell).map_err(failed)?;
-                Some(sender)
-            }
+        let (journal, records) = sync_channel(JOURNAL_QUEUE);
+        let tell = move || tell_the_journal(&records);
+        let teller = match systemd::has_journal() {
+            true => Some(thread::Builder::new().name("journal".to_owned()).spawn(tell)),
             false => None,
         };
+        let teller = teller.transpose().map_err(failed)?;
         let theirs = Arc::clone(&shared);
         let write = move || {
             Appending { log, shared: &theirs, journal }.run();
             theirs.queue().ended = true;
+            theirs.changed.notify_all();
+            // It ends with what is on its way, now that no more comes.
+            let _ = teller.map(JoinHandle::join);
+            theirs.queue().told = true;
             theirs.changed.notify_all();
         };
         thread::Builder::new().name("writer".to_owned()).spawn(write).map_err(failed)?;
@@ -153,15 +158,16 @@ impl Writer {
         }
     }
 
-    /// Has what is queued written, for so long at the most; `false` where some is not.
+    /// Has what is queued written and the journal told, for so long at the most;
+    /// `false` where some is not written.
     pub fn finish(self, timeout: Duration) -> bool {
         let mut queue = self.shared.queue();
         queue.stop = Some(Instant::now().checked_add(timeout).unwrap_or_else(Instant::now));
         self.shared.changed.notify_all();
-        let runs = |queue: &mut Queue| !queue.ended;
+        let runs = |queue: &mut Queue| !queue.told;
         let waited = self.shared.changed.wait_timeout_while(queue, timeout, runs);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        queue.ended && queue.records == 0
+        queue.records == 0 && queue.waiting.is_empty()
     }
 }
 
@@ -224,6 +230,11 @@ impl Queue {
         batch
     }
 
+    /// Records come first: somebody may wait for them. At the end there is an end.
+    fn may_extend(&self) -> bool {
+        self.waiting.is_empty() && self.stop.is_none_or(|stop| Instant::now() < stop)
+    }
+
     fn is_durable(&mut self, batch: &Batch) {
         self.records = self.records.saturating_sub(batch.taken);
         self.bytes = self.bytes.saturating_sub(batch.bytes);
@@ -243,6 +254,12 @@ fn size(record: &Record) -> usize {
     if let Some(Container { id, name, pod_namespace, pod_name, pod_uid }) = &record.container {
         [id, name, pod_namespace, pod_name, pod_uid].into_iter().for_each(|text| add(text));
     }
+    if let Body::SessionStarted { nri_version: text }
+    | Body::PluginConnected { plugin: text }
+    | Body::PluginGone { plugin: text } = &record.body
+    {
+        add(text);
+    }
     if let Some(change) = record.body.change() {
         change.target.iter().chain(&change.name).chain(&change.plugins).for_each(|text| add(text));
         if let Shown::Value(value) = &change.value {
@@ -256,49 +273,70 @@ fn size(record: &Record) -> usize {
 struct Appending<'s> {
     log: ContainerLog,
     shared: &'s Shared,
-    journal: Option<SyncSender<Record>>,
+    /// Nobody listens where there is no journal.
+    journal: SyncSender<Record>,
 }
 
 impl Appending<'_> {
     fn run(mut self) {
+        self.tell(Vec::new());
         while let Some(batch) = self.wait_for_batch() {
             if !self.append(&batch.records) {
                 return;
             }
             let mut queue = self.shared.queue();
             queue.is_durable(&batch);
-            queue.failing = self.log.trouble().map(str::to_owned);
             self.shared.changed.notify_all();
             drop(queue);
-            for record in batch.records {
-                // One that has no room here is in the log all the same.
-                if let Some(journal) = &self.journal {
-                    let _ = journal.try_send(record);
-                }
-            }
+            self.tell(batch.records);
         }
     }
 
-    /// `None` where nothing is queued and nothing will be.
-    fn wait_for_batch(&self) -> Option<Batch> {
+    /// Has the journal say what is in the log by now. What has no room on its way
+    /// there is in the log all the same.
+    fn tell(&mut self, records: Vec<Record>) {
+        let own = self.log.take_own();
+        for record in own.into_iter().chain(records) {
+            let _ = self.journal.try_send(record);
+        }
+    }
+
+    /// `None` where nothing is queued and nothing will be. What waits to be extended is
+    /// extended meanwhile, and a register that failed is tried again.
+    fn wait_for_batch(&mut self) -> Option<Batch> {
         let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.stop.is_none();
-        let waited = self.shared.changed.wait_while(self.shared.queue(), idle);
-        let batch = waited.unwrap_or_else(PoisonError::into_inner).next_batch();
-        (!batch.records.is_empty()).then_some(batch)
+        loop {
+            while self.shared.queue().may_extend() && self.log.extend_one() {}
+            self.shared.queue().failing = self.log.trouble().map(str::to_owned);
+            let pause = self.log.trouble().map_or(Duration::MAX, |_| TRY_AGAIN);
+            let waited = self.shared.changed.wait_timeout_while(self.shared.queue(), pause, idle);
+            let (mut queue, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !timeout.timed_out() {
+                let batch = queue.next_batch();
+                return (!batch.records.is_empty()).then_some(batch);
+            }
+            drop(queue);
+            // Nothing to write, unless somebody else extended the register: the next
+            // batch says so then.
+            let _ = self.log.commit(&[]);
+            self.tell(Vec::new());
+        }
     }
 
     /// Appends until it works; `false` where it is time to give up.
     fn append(&mut self, records: &[Record]) -> bool {
+        let mut failed = false;
         loop {
-            match self.log.append(records) {
+            match self.log.commit(records) {
                 Ok(()) => {
-                    if self.shared.queue().failing.is_some() && self.log.trouble().is_none() {
+                    if failed {
                         log::info!("{} can be written again", self.log.path().display());
                     }
                     return true;
                 }
                 Err(error) => self.is_failing(error.to_string()),
             }
+            failed = true;
             let hopeful = |queue: &Queue| queue.stop.is_none_or(|stop| Instant::now() < stop);
             let mut queue = self.shared.queue();
             let next = Instant::now().checked_add(TRY_AGAIN);

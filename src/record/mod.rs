@@ -19,7 +19,8 @@ pub use field::{nri_event, Action, Attribution, Field, Outcome};
 /// Identifies our tagged events: "NRIL" read as a big-endian number, as AAEL's is.
 pub const TAG: u32 = 0x4e52_494c;
 
-/// Strings of a record come from plugins and pods; longer ones are cut, in bytes.
+/// Strings of a record come from plugins and pods; longer ones are cut, in bytes of
+/// JSON. No record is longer than 256 KiB by this.
 pub const LONGEST_STRING: usize = 4096;
 
 /// As many plugins as one adjustment names.
@@ -308,7 +309,7 @@ pub fn describe(record: &Map<String, Value>) -> String {
         .map(|plugins| plugins.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     let plugins = match (plugins.is_empty(), text("attribution")) {
-        (true, _) => "an unknown plugin".to_owned(),
+        (true, _) => "somebody unknown".to_owned(),
         (false, "ambiguous") => format!("one of {}", plugins.join(", ")),
         (false, "inferred") => format!("{} (inferred)", plugins.join(", ")),
         (false, _) => plugins.join(", "),
@@ -443,10 +444,16 @@ impl Json {
 }
 
 /// The text, or as much of it as a record has room for and a mark that it was cut.
+/// What JSON escapes counts as what it becomes.
 fn bounded(text: &str) -> String {
-    if text.len() <= LONGEST_STRING {
-        return text.to_owned();
+    let mut length = 0usize;
+    let cut = text.char_indices().find(|(_, character)| {
+        let escaped = character.is_control() || matches!(character, '"' | '\\');
+        length = length.saturating_add(if escaped { 6 } else { character.len_utf8() });
+        length > LONGEST_STRING
+    });
+    match cut.and_then(|(at, _)| text.get(..at)) {
+        Some(beginning) => format!("{beginning}…"),
+        None => text.to_owned(),
     }
-    let cut = (0..=LONGEST_STRING).rev().find(|cut| text.is_char_boundary(*cut));
-    format!("{}…", cut.and_then(|cut| text.get(..cut)).unwrap_or_default())
 }

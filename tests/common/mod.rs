@@ -1,8 +1,12 @@
 //! What several tests need: fixtures, the corpus, a server of one's own.
 #![allow(dead_code)]
 
+pub mod adjusted;
+pub mod disk;
 pub mod fuse;
+pub mod plugin;
 pub mod replay;
+pub mod runtime;
 pub mod server;
 pub mod tdx_guest;
 
@@ -30,12 +34,21 @@ pub fn tpm_log() -> PathBuf {
 /// The collection of real logs, which is not ours to publish: beside the checkout
 /// or where `CCNP_EVENTLOG_CORPUS` says. `None`, said aloud, where it is missing.
 pub fn corpus() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
-    let path = std::env::var_os("CCNP_EVENTLOG_CORPUS").map_or(beside, PathBuf::from);
+    shared("corpus", "CCNP_EVENTLOG_CORPUS")
+}
+
+/// Sessions that the real runtime had with plugins, frame by frame.
+pub fn nri_captures() -> Option<PathBuf> {
+    shared("nri-captures", "CCNP_EVENTLOG_NRI_CAPTURES")
+}
+
+fn shared(name: &str, variable: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    let path = std::env::var_os(variable).map_or(beside, PathBuf::from);
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("SKIPPED: no corpus at {} (CCNP_EVENTLOG_CORPUS names another)", path.display());
+    eprintln!("SKIPPED: no {name} at {} ({variable} names another)", path.display());
     None
 }
 

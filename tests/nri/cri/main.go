@@ -1,29 +1,33 @@
-// What a kubelet does with one pod and its container, next to a plugin,
-// 10-alpha, that adjusts the container.
+// What a kubelet does with the containers of one pod, next to a plugin, 10-alpha,
+// that adjusts some of them.
 //
 //	cri CONTAINERD_SOCKET NRI_SOCKET IMAGE CGROUP
 //
-// Prints the container's id once it is running, and takes all down again at the
-// end of its standard input.
+// It takes one command a line and answers with one line, "ok" or "error" and what
+// there is to say:
+//
+//	create NAME   a container, and starts it
+//	resize NAME   gives it more CPU shares
+//	remove NAME   stops and removes it
+//	connect       the plugin, again
+//
+// At the end of its input it takes down all that is left.
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/containerd/nri/pkg/api"
-	"github.com/containerd/nri/pkg/stub"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// Whatever must never be written down says so.
-const secret = "hunter2-"
 
 func main() {
 	if len(os.Args) != 5 {
@@ -38,101 +42,105 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, containerd, nri, image, cgroup string) error {
-	plugin, err := stub.New(alpha{}, stub.WithPluginIdx("10"), stub.WithPluginName("alpha"), stub.WithSocketPath(nri))
-	if err != nil {
-		return err
-	}
-	if err := plugin.Start(ctx); err != nil {
-		return err
-	}
-	defer plugin.Stop()
-	connection, err := grpc.NewClient("unix://"+containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func run(ctx context.Context, containerd, nri, image, cgroup string) (failure error) {
+	connection, err := grpc.NewClient("unix://"+containerd,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
-	return live(ctx, cri.NewRuntimeServiceClient(connection), image, podConfig(cgroup))
-}
-
-// live takes down whatever it made, also when something fails.
-func live(ctx context.Context, runtime cri.RuntimeServiceClient, image string, config *cri.PodSandboxConfig) (failure error) {
-	pod, err := runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	k := &kubelet{
+		runtime: cri.NewRuntimeServiceClient(connection),
+		plugin:  &alpha{socket: nri},
+		image:   image,
+		config:  podConfig(cgroup),
+		ids:     map[string]string{},
+	}
+	if err := k.plugin.connect(ctx); err != nil {
+		return err
+	}
+	pod, err := k.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: k.config})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		_, stopped := runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: pod.PodSandboxId})
-		_, removed := runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod.PodSandboxId})
-		failure = errors.Join(failure, stopped, removed)
-	}()
-	container, err := runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
-		PodSandboxId: pod.PodSandboxId, Config: containerConfig(image), SandboxConfig: config,
+	k.pod = pod.PodSandboxId
+	defer func() { failure = errors.Join(failure, k.takeDown(ctx)) }()
+
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		k.answer(ctx, strings.Fields(lines.Text()))
+	}
+	return lines.Err()
+}
+
+// ---- The kubelet ------------------------------------------------------------
+
+type kubelet struct {
+	runtime cri.RuntimeServiceClient
+	plugin  *alpha
+	image   string
+	config  *cri.PodSandboxConfig
+	pod     string
+	ids     map[string]string // of containers, by name
+}
+
+func (k *kubelet) answer(ctx context.Context, command []string) {
+	var err error
+	switch {
+	case slices.Equal(command, []string{"connect"}):
+		err = k.plugin.connect(ctx)
+	case len(command) != 2:
+		err = errors.New("no such command")
+	case command[0] == "create":
+		err = k.create(ctx, command[1])
+	case command[0] == "resize":
+		err = k.resize(ctx, command[1])
+	case command[0] == "remove":
+		err = k.remove(ctx, command[1])
+	default:
+		err = errors.New("no such command")
+	}
+	if err != nil {
+		fmt.Println("error", strings.ReplaceAll(err.Error(), "\n", " "))
+	} else {
+		fmt.Println("ok")
+	}
+}
+
+func (k *kubelet) create(ctx context.Context, name string) error {
+	created, err := k.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
+		PodSandboxId: k.pod, Config: containerConfig(name, k.image), SandboxConfig: k.config,
 	})
 	if err != nil {
 		return err
 	}
-	_, err = runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: container.ContainerId})
-	if err != nil {
-		return err
-	}
-	fmt.Println(container.ContainerId)
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	_, stopped := runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: container.ContainerId, Timeout: 5})
-	_, removed := runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: container.ContainerId})
+	k.ids[name] = created.ContainerId
+	_, err = k.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId})
+	return err
+}
+
+func (k *kubelet) resize(ctx context.Context, name string) error {
+	_, err := k.runtime.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{
+		ContainerId: k.ids[name], Linux: &cri.LinuxContainerResources{CpuShares: 512},
+	})
+	return err
+}
+
+func (k *kubelet) remove(ctx context.Context, name string) error {
+	id := k.ids[name]
+	delete(k.ids, name)
+	_, stopped := k.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 5})
+	_, removed := k.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id})
 	return errors.Join(stopped, removed)
 }
 
-// ---- The plugin -------------------------------------------------------------
-
-type alpha struct{}
-
-func (alpha) CreateContainer(context.Context, *api.PodSandbox, *api.Container) (
-	*api.ContainerAdjustment, []*api.ContainerUpdate, error,
-) {
-	a := &api.ContainerAdjustment{}
-	a.AddAnnotation("added", secret+"annotation")
-	a.RemoveAnnotation("cri.example/config")
-	a.AddEnv("OVERRIDDEN", secret+"env")
-	a.AddEnv("TOKEN", secret+"env")
-	a.RemoveEnv("PRISTINE") // dropped by NRI
-	a.SetLinuxMemoryReservation(64 << 20)
-	a.AddMount(&api.Mount{Destination: "/added", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=0700"}})
-	a.AddRlimit("RLIMIT_NOFILE", 2048, 1024)
-	return a, nil, nil
-}
-
-// ---- The pod and its container ------------------------------------------------
-
-func podConfig(cgroup string) *cri.PodSandboxConfig {
-	return &cri.PodSandboxConfig{
-		Metadata:    &cri.PodSandboxMetadata{Name: "pod", Uid: "pod-uid", Namespace: "tests"},
-		Annotations: map[string]string{"pod": secret + "pod"},
-		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    cgroup,
-			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ofTheNode()},
-		},
+func (k *kubelet) takeDown(ctx context.Context) error {
+	var failures []error
+	for name := range k.ids {
+		failures = append(failures, k.remove(ctx, name))
 	}
-}
-
-func containerConfig(image string) *cri.ContainerConfig {
-	return &cri.ContainerConfig{
-		Metadata:    &cri.ContainerMetadata{Name: "container"},
-		Image:       &cri.ImageSpec{Image: image},
-		Annotations: map[string]string{"cri.example/config": secret + "cri"},
-		Envs: []*cri.KeyValue{
-			{Key: "OVERRIDDEN", Value: secret + "pristine"},
-			{Key: "PRISTINE", Value: secret + "pristine"},
-		},
-		Linux: &cri.LinuxContainerConfig{
-			SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: ofTheNode()},
-		},
-	}
-}
-
-// Without namespaces of its own a pod needs no CNI plugin.
-func ofTheNode() *cri.NamespaceOption {
-	return &cri.NamespaceOption{
-		Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE,
-	}
+	_, stopped := k.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: k.pod})
+	_, removed := k.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: k.pod})
+	return errors.Join(append(failures, stopped, removed)...)
 }

@@ -1,4 +1,4 @@
-//go:build !statechange
+//go:build !nri0110
 
 package main
 
@@ -7,16 +7,12 @@ import (
 	rspec "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// As containerd 2.4 does it: one call per event, and most of what was adjusted
-// is shown afterwards.
+// Since NRI 0.12 and containerd 2.3: one call per event, and most of what was
+// adjusted is shown afterwards.
 const (
-	runtimeVersion = "v2.4.2"
-	showsSysctl    = true
-	showsRlimits   = true
-	showsSeccomp   = true
-
-	// A dead validator is passed over.
-	failsAfterIdleDeath = 0
+	showsSysctl  = true
+	showsRlimits = true
+	showsSeccomp = true
 )
 
 type (
@@ -39,7 +35,7 @@ var dialectScenarios = []*scenario{
 		beta:     func(a *api.ContainerAdjustment) { a.SetLinuxSysctl("-net.ipv4.tcp_syncookies", "") },
 		expect: []expected{
 			of("sysctl", "net.core.somaxconn", "add").value("512").by(alpha).ends("applied"),
-			of("sysctl", "net.ipv4.tcp_syncookies", "remove").byNobodyKnown().ends("applied"),
+			of("sysctl", "net.ipv4.tcp_syncookies", "remove").byNobodyKnown().ends(sysctlRemoval),
 		},
 	},
 	{

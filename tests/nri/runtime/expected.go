@@ -84,6 +84,7 @@ func (e expected) ends(outcome string) expected {
 type record struct {
 	Kind     string `json:"kind"`
 	Contains string `json:"contains,omitempty"`
+	Times    int    `json:"times,omitempty"` // at least once where it is 0
 }
 
 // expectation is all that the log must say of one container (and about nothing

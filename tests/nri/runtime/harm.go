@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
+	"golang.org/x/sys/unix"
 )
 
 // harmed is what became of the creations while the audit plugin was harmed.
@@ -29,7 +31,12 @@ type harmed struct {
 // two seconds, until it is given up.
 const refusal = "validator plugin " + auditName + " failed: "
 
+// What a validator itself says.
+const rejection = `validator "` + auditName + `" rejected container adjustment, reason: `
+
 func (m *machine) harm() error {
+	// The plugin inherits it: a file that may not grow is an error and no death.
+	signal.Ignore(syscall.SIGXFSZ)
 	if err := m.alpha.start(m.log); err != nil {
 		return err
 	}
@@ -59,6 +66,22 @@ func (m *machine) harm() error {
 			})
 		},
 		m.killedIdle,
+		func() error {
+			return m.under(harmed{Harm: "disk full for 2 s"}, func() error { return m.fillDisk(2 * time.Second) })
+		},
+		func() error {
+			m.command = append(m.command, "--fail-closed")
+			return m.under(harmed{Harm: "started again with --fail-closed", AtMost: 1, Only: refusal}, func() error {
+				return m.replaceAudit(syscall.SIGTERM)
+			})
+		},
+		func() error {
+			return m.under(harmed{Harm: "disk full for 2 s, with --fail-closed", AtLeast: 1, AtMost: 1000, Only: rejection},
+				func() error { return m.fillDisk(2 * time.Second) })
+		},
+		func() error {
+			return m.under(harmed{Harm: "nothing any more"}, func() error { return nil })
+		},
 	} {
 		if err := step(); err != nil {
 			return err
@@ -69,7 +92,11 @@ func (m *machine) harm() error {
 
 func (m *machine) freeze(duration time.Duration, disconnects bool) error {
 	mark := m.log.mark()
+	// Between two creations, so that the next thing asked of it is to validate one:
+	// a timeout of anything else fails nothing.
+	m.creating.Lock()
 	m.signalAudit(syscall.SIGSTOP)
+	m.creating.Unlock()
 	time.Sleep(duration)
 	m.signalAudit(syscall.SIGCONT)
 	if !disconnects {
@@ -84,6 +111,24 @@ func (m *machine) replaceAudit(signal syscall.Signal) error {
 	}
 	time.Sleep(200 * time.Millisecond)
 	return m.startAudit()
+}
+
+// fillDisk has the audit plugin's files grow no more for a while.
+func (m *machine) fillDisk(duration time.Duration) error {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(m.audit.Pid, unix.RLIMIT_FSIZE, nil, &limit); err != nil {
+		return err
+	}
+	full := unix.Rlimit{Cur: 1, Max: limit.Max}
+	if err := unix.Prlimit(m.audit.Pid, unix.RLIMIT_FSIZE, &full, nil); err != nil {
+		return err
+	}
+	time.Sleep(duration)
+	if err := unix.Prlimit(m.audit.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		return err
+	}
+	time.Sleep(2 * time.Second) // until the plugin tries again
+	return nil
 }
 
 // killedIdle kills the plugin while the runtime has nothing to do.
@@ -110,10 +155,10 @@ func (m *machine) killedIdle() error {
 // longer, and says what became of them.
 func (m *machine) under(result harmed, harm func() error) error {
 	stop := make(chan struct{})
-	var creating sync.WaitGroup
-	creating.Add(1)
+	var done sync.WaitGroup
+	done.Add(1)
 	go func() {
-		defer creating.Done()
+		defer done.Done()
 		for {
 			select {
 			case <-stop:
@@ -127,12 +172,14 @@ func (m *machine) under(result harmed, harm func() error) error {
 	err := harm()
 	time.Sleep(300 * time.Millisecond)
 	close(stop)
-	creating.Wait()
+	done.Wait()
 	say(result)
 	return err
 }
 
 func (m *machine) attempt(result *harmed) {
+	m.creating.Lock()
+	defer m.creating.Unlock()
 	m.attempts++
 	c := newContainer(m.pod, fmt.Sprintf("harmed-%d", m.attempts))
 	start := time.Now()

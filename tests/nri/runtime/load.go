@@ -20,19 +20,20 @@ type latency struct {
 
 // load measures creations without the audit plugin, then with it: all that a
 // kubelet waits for between its request and the answer, but for the container.
-func (m *machine) load(containers, adjustments int) error {
+func (m *machine) load(containers, adjustments, rate int) error {
 	if err := m.alpha.start(m.log); err != nil {
 		return err
 	}
 	m.alpha.adjust = func(a *api.ContainerAdjustment) { adjustMuch(a, adjustments) }
-	m.measure("warm", min(containers, 200))
-	without := m.measure("without", containers)
+	m.measure("warm", min(containers, 200), 0)
+	without := m.measure("without", containers, rate)
 	if err := m.startAudit(); err != nil {
 		return err
 	}
-	with := m.measure("with", containers)
+	with := m.measure("with", containers, rate)
 	say(map[string]any{
-		"containers": containers, "adjustments": adjustments, "without": without, "with": with,
+		"containers": containers, "adjustments": adjustments, "paced": rate > 0,
+		"without": without, "with": with,
 	})
 	return m.endAudit(syscall.SIGTERM)
 }
@@ -52,12 +53,18 @@ func adjustMuch(a *api.ContainerAdjustment, adjustments int) {
 	}
 }
 
-func (m *machine) measure(name string, containers int) latency {
+// measure creates so many containers a second, or without a pause where rate is 0.
+func (m *machine) measure(name string, containers, rate int) latency {
 	var result latency
+	var pause time.Duration
+	if rate > 0 {
+		pause = time.Second / time.Duration(rate)
+	}
 	var all []time.Duration
 	began := time.Now()
 	for i := range containers {
 		c := newContainer(m.pod, fmt.Sprintf("%s-%d", name, i))
+		time.Sleep(pause)
 		start := time.Now()
 		if m.create(creation{c: c}) != nil {
 			result.Failures++

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +32,8 @@ type machine struct {
 	beta       *mutator
 	pod        *api.PodSandbox
 
-	attempts int // at creations, while the audit plugin is harmed
+	creating sync.Mutex // held during each creation while the audit plugin is harmed
+	attempts int        // how many of them there were
 
 	mutex   sync.Mutex
 	running map[string]*container
@@ -67,11 +70,12 @@ func newMachine(dir, socket string, command []string) (*machine, error) {
 func (m *machine) socket() string { return m.socketPath }
 
 func (m *machine) startNRI() error {
-	empty := filepath.Join(m.dir, "none")
+	// Empty but in the scenario that has the runtime start the audit plugin.
+	plugins := filepath.Join(m.dir, "plugins")
 	nri, err := adaptation.New("containerd", runtimeVersion, m.synchronize, m.update,
 		adaptation.WithSocketPath(m.socket()),
-		adaptation.WithPluginPath(empty),
-		adaptation.WithPluginConfigPath(empty))
+		adaptation.WithPluginPath(plugins),
+		adaptation.WithPluginConfigPath(plugins))
 	if err != nil {
 		return err
 	}
@@ -91,11 +95,13 @@ func (m *machine) close() {
 func (m *machine) synchronize(ctx context.Context, callback adaptation.SyncCB) error {
 	m.mutex.Lock()
 	var shown []*api.Container
+	pods := map[string]*api.PodSandbox{m.pod.Id: m.pod}
 	for _, c := range m.running {
 		shown = append(shown, c.show(api.ContainerState_CONTAINER_RUNNING))
+		pods[c.pod.Id] = c.pod
 	}
 	m.mutex.Unlock()
-	_, err := callback(ctx, []*api.PodSandbox{m.pod}, shown)
+	_, err := callback(ctx, slices.Collect(maps.Values(pods)), shown)
 	return err
 }
 
@@ -168,10 +174,14 @@ func (m *machine) start(c *container) error {
 	})
 }
 
+// resize asks as containerd does, which sends what the kubelet left out as 0.
 func (m *machine) resize(c *container, shares uint64) error {
 	_, err := m.nri.UpdateContainer(ctx, &api.UpdateContainerRequest{
 		Pod: m.pod, Container: c.show(api.ContainerState_CONTAINER_RUNNING),
-		LinuxResources: &api.LinuxResources{Cpu: &api.LinuxCPU{Shares: api.UInt64(shares)}},
+		LinuxResources: &api.LinuxResources{
+			Cpu:    &api.LinuxCPU{Shares: api.UInt64(shares), Quota: api.Int64(0), Period: api.UInt64(0)},
+			Memory: &api.LinuxMemory{Limit: api.Int64(0)},
+		},
 	})
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-const usage = "usage: runtime scenarios|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...] | serve DIR [-socket PATH]"
+const usage = "usage: runtime scenarios|launched|crowd|load|harm DIR [OPTION...] -- COMMAND [ARGUMENT...] | serve DIR [-socket PATH]"
 
 // Long enough for any step on a busy machine; none takes a second on an idle one.
 const patience = 30 * time.Second
@@ -50,6 +50,7 @@ func run(arguments []string) error {
 	options := flag.NewFlagSet("runtime", flag.ContinueOnError)
 	containers := options.Int("containers", 1000, "for load: how many to create")
 	adjustments := options.Int("adjustments", 50, "for load: how many for each")
+	rate := options.Int("rate", 0, "for load: how many a second; 0 for as many as can be")
 	audit := options.Int("audit", 0, "for resume: the audit plugin's process")
 	socket := options.String("socket", "", "where plugins connect, if not DIR/nri.sock")
 	if err := options.Parse(arguments[2:split]); err != nil {
@@ -65,8 +66,12 @@ func run(arguments []string) error {
 		return m.scenarios()
 	case "resume":
 		return m.resume(*audit)
+	case "crowd":
+		return m.crowd()
+	case "launched":
+		return m.launched()
 	case "load":
-		return m.load(*containers, *adjustments)
+		return m.load(*containers, *adjustments, *rate)
 	case "harm":
 		return m.harm()
 	case "serve":

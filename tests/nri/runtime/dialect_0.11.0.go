@@ -1,4 +1,4 @@
-//go:build statechange
+//go:build nri0110
 
 package main
 
