@@ -65,8 +65,8 @@ func (m *machine) serve() error {
 	return nil
 }
 
-// adjustBy has alpha adjust so much, and beta two things more, of which containerd
-// does one.
+// adjustBy has alpha adjust so much, and beta three things more: one that is done, one
+// that containerd does not do, and one that NRI does not say who asked for.
 func (m *machine) adjustBy(adjustments int) {
 	m.alpha.adjust = func(a *api.ContainerAdjustment) { adjustMuch(a, adjustments) }
 	m.beta.adjust = nil
@@ -74,6 +74,7 @@ func (m *machine) adjustBy(adjustments int) {
 		m.beta.adjust = func(a *api.ContainerAdjustment) {
 			a.SetLinuxCPUShares(512)
 			a.SetLinuxMemoryReservation(1 << 26)
+			a.RemoveMount("/pristine")
 		}
 	}
 }
