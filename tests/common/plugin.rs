@@ -115,16 +115,22 @@ impl Plugin {
 
     /// The records that stand whole in the log, those of its older files first.
     pub fn records(&self) -> Vec<Record> {
-        let logs =
-            self.log_files().into_iter().filter_map(|path| Log::parse(fs::read(path).ok()?).ok());
-        let records = logs.flat_map(|log| {
-            let records = log.events().map(|event| {
-                assert_eq!(event.event_type, event_type::EV_EVENT_TAG);
-                decode(event.data).expect("an event is a record")
+        loop {
+            let files = self.log_files();
+            let logs: Vec<_> =
+                files.iter().filter_map(|path| Log::parse(fs::read(path).ok()?).ok()).collect();
+            // A file that became an older one meanwhile is missing.
+            if self.log_files() != files {
+                continue;
+            }
+            let records = logs.iter().flat_map(|log| {
+                log.events().map(|event| {
+                    assert_eq!(event.event_type, event_type::EV_EVENT_TAG);
+                    decode(event.data).expect("an event is a record")
+                })
             });
-            records.collect::<Vec<_>>()
-        });
-        records.collect()
+            return records.collect();
+        }
     }
 
     /// A log that is full goes on in another file; the times in their names sort them.
