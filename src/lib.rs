@@ -65,3 +65,6 @@ pub mod server;
 
 /// A client of the server, for `eventlogctl`.
 pub mod client;
+
+/// What a service does around its work.
+pub mod program;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up; a module uses only what stands before it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "error",
     "log",
     "record",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 15] = [
     "nri",
     "server",
     "client",
+    "program",
 ];
 
 /// The same within `log` and `nri`; and `server` is put together by its `mod.rs` alone.

@@ -1,20 +1,19 @@
 //! `eventlog-nri`: audits what a container runtime's NRI plugins do to containers.
 
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ccnp_eventlog::container_log::{self, ContainerLog};
-use ccnp_eventlog::error::{exit, Error, Result};
+use ccnp_eventlog::error::Result;
 use ccnp_eventlog::live::Register;
 use ccnp_eventlog::log::Registers;
 use ccnp_eventlog::nri::adjustment::Detail;
 use ccnp_eventlog::nri::audit::Audit;
-use ccnp_eventlog::nri::plugin::{Plugin, Settings};
+use ccnp_eventlog::nri::plugin::{self, Plugin, Settings};
 use ccnp_eventlog::nri::writer::Writer;
+use ccnp_eventlog::program;
 use ccnp_eventlog::systemd;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 /// Audits what a container runtime's NRI plugins do to containers: what each asked
 /// for, and what came of it, as the container log.
@@ -50,7 +49,7 @@ struct Options {
 
     /// How much of the values records show; secrets never
     #[arg(long, value_enum, env = "CCNP_EVENTLOG_NRI_DETAIL", default_value = "full")]
-    detail: DetailOption,
+    detail: Detail,
 
     /// Which register every record is extended into: none, tdx (RTMR3), tpm (PCR13) or
     /// tpm:N (PCR N)
@@ -64,12 +63,6 @@ struct Options {
     /// What is logged: error, warn, info, debug, or env_logger's finer filters
     #[arg(long, value_name = "FILTER", env = "CCNP_EVENTLOG_LOG", default_value = "info")]
     log: String,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DetailOption {
-    Summary,
-    Full,
 }
 
 /// What is extended: nothing, RTMR3 or a PCR.
@@ -110,28 +103,14 @@ fn index(text: &str) -> std::result::Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    systemd::log_to_stderr(&options.log);
-    match run(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            u8::from(&error).into()
-        }
-    }
+    program::run(|options: &Options| &options.log, run)
 }
 
 fn run(options: Options) -> Result<()> {
     // The environments and annotations of all containers pass through this process.
     let _ = nix::sys::prctl::set_dumpable(false);
     let signals = systemd::take_signals()?;
-    let launched = launched_by_runtime()?;
+    let launched = plugin::launched_by_runtime()?;
     let settings = Settings {
         socket: options.nri_socket,
         name: std::env::var("NRI_PLUGIN_NAME").unwrap_or(options.name),
@@ -139,10 +118,6 @@ fn run(options: Options) -> Result<()> {
         fail_closed: options.fail_closed,
     };
     let ourselves = format!("{}-{}", settings.index, settings.name);
-    let detail = match options.detail {
-        DetailOption::Summary => Detail::Summary,
-        DetailOption::Full => Detail::Full,
-    };
     let (register, pcr) = match options.extend {
         Extend::Nothing => (None, container_log::DEFAULT_PCR),
         Extend::Tdx => (Some(Register::rtmr3()), container_log::DEFAULT_PCR),
@@ -154,7 +129,7 @@ fn run(options: Options) -> Result<()> {
         pcr,
         boot_id: container_log::boot_id()?,
     })?;
-    let audit = Audit::new(ourselves, detail, opened.next_seq, opened.known);
+    let audit = Audit::new(ourselves, options.detail, opened.next_seq, opened.known);
     let writer = Writer::start(opened.log)?;
     let mut plugin = Plugin::new(settings, audit, writer);
     plugin.go_on_from(&opened.unfinished);
@@ -163,20 +138,4 @@ fn run(options: Options) -> Result<()> {
         Some(socket) => plugin.serve_launched(socket, &signals),
         None => plugin.serve(&signals),
     }
-}
-
-/// The connection that a runtime passes to the plugins it starts itself.
-fn launched_by_runtime() -> Result<Option<UnixStream>> {
-    let Ok(descriptor) = std::env::var("NRI_PLUGIN_SOCKET") else { return Ok(None) };
-    let descriptor = descriptor.parse().map_err(|_| {
-        Error::Activation(format!(
-            "NRI_PLUGIN_SOCKET is {descriptor:?}: expected the number of a descriptor"
-        ))
-    })?;
-    let failed = |source: std::io::Error| Error::System { call: "NRI_PLUGIN_SOCKET", source };
-    // By way of standard input, which has an owner to borrow it from.
-    nix::unistd::dup2(descriptor, 0).map_err(|error| failed(error.into()))?;
-    let _ = nix::unistd::close(descriptor);
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
-    Ok(Some(UnixStream::from(socket)))
 }

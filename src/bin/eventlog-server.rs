@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ccnp_eventlog::error::{exit, Result};
+use ccnp_eventlog::error::Result;
+use ccnp_eventlog::program;
 use ccnp_eventlog::publish::Publisher;
 use ccnp_eventlog::server::connections::Limits;
 use ccnp_eventlog::server::listener::Listener;
@@ -92,21 +93,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    systemd::log_to_stderr(&options.log);
-    match run(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            u8::from(&error).into()
-        }
-    }
+    program::run(|options: &Options| &options.log, run)
 }
 
 fn run(options: Options) -> Result<()> {

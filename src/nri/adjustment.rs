@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use clap::ValueEnum;
+
 use super::leaf::{self, Leaf, Print, Said};
 use super::session::version;
 use crate::messages::nri::{
@@ -11,11 +13,11 @@ use crate::messages::nri::{
 use crate::record::{self, Action, Attribution, Change, Field, Shown};
 
 /// How much of the values records show. Secrets never, by either.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Detail {
-    /// The values that bear on security: no amounts of CPU, memory and the like.
+    /// No amounts of CPU, memory and the like
     Summary,
-    #[default]
+    /// All values that are no secrets
     Full,
 }
 

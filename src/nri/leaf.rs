@@ -70,6 +70,36 @@ pub struct Leaf {
 #[derive(Debug, Default)]
 struct Leaves(Vec<Leaf>);
 
+/// What a container and an adjustment have in common: fields of the same names and
+/// types, in two messages.
+macro_rules! linux_leaves {
+    ($leaves:ident, $linux:ident) => {
+        for device in &$linux.devices {
+            $leaves.device(device);
+        }
+        $leaves.text(Field::CgroupsPath, &$linux.cgroups_path);
+        $leaves.scalar(Field::OomScoreAdj, $linux.oom_score_adj.as_ref().map(|adj| adj.value));
+        if let Some(priority) = $linux.io_priority.as_ref() {
+            $leaves.io_priority(priority);
+        }
+        if let Some(scheduler) = $linux.scheduler.as_ref() {
+            $leaves.scheduler(scheduler);
+        }
+        if let Some(policy) = $linux.seccomp_policy.as_ref() {
+            $leaves.seccomp(policy);
+        }
+        for namespace in &$linux.namespaces {
+            $leaves.plain(Field::Namespace, &namespace.type_, &namespace.path);
+        }
+        for (name, value) in &$linux.sysctl {
+            $leaves.plain(Field::Sysctl, name, value);
+        }
+        for (name, device) in &$linux.net_devices {
+            $leaves.plain(Field::NetDevice, name, &device.name);
+        }
+    };
+}
+
 /// What a container is, as a runtime shows it.
 pub fn of_container(container: &Container) -> Vec<Leaf> {
     let mut leaves = Leaves::default();
@@ -86,29 +116,7 @@ pub fn of_container(container: &Container) -> Vec<Leaf> {
         leaves.whole(Field::CdiDevice, &device.name, "", Shown::Nothing);
     }
     let linux = &container.linux;
-    for device in &linux.devices {
-        leaves.device(device);
-    }
-    leaves.text(Field::CgroupsPath, &linux.cgroups_path);
-    leaves.scalar(Field::OomScoreAdj, linux.oom_score_adj.as_ref().map(|adj| adj.value));
-    if let Some(priority) = linux.io_priority.as_ref() {
-        leaves.io_priority(priority);
-    }
-    if let Some(scheduler) = linux.scheduler.as_ref() {
-        leaves.scheduler(scheduler);
-    }
-    if let Some(policy) = linux.seccomp_policy.as_ref() {
-        leaves.seccomp(policy);
-    }
-    for namespace in &linux.namespaces {
-        leaves.plain(Field::Namespace, &namespace.type_, &namespace.path);
-    }
-    for (name, value) in &linux.sysctl {
-        leaves.plain(Field::Sysctl, name, value);
-    }
-    for (name, device) in &linux.net_devices {
-        leaves.plain(Field::NetDevice, name, &device.name);
-    }
+    linux_leaves!(leaves, linux);
     leaves.resources(&linux.resources);
     if let Some(rdt) = linux.rdt.as_ref() {
         leaves.rdt(rdt);
@@ -149,29 +157,7 @@ pub fn of_adjustment(adjust: &ContainerAdjustment) -> Vec<Leaf> {
         leaves.whole(Field::CdiDevice, &device.name, "", Shown::Nothing);
     }
     let linux = &adjust.linux;
-    for device in &linux.devices {
-        leaves.device(device);
-    }
-    leaves.text(Field::CgroupsPath, &linux.cgroups_path);
-    leaves.scalar(Field::OomScoreAdj, linux.oom_score_adj.as_ref().map(|adj| adj.value));
-    if let Some(priority) = linux.io_priority.as_ref() {
-        leaves.io_priority(priority);
-    }
-    if let Some(scheduler) = linux.scheduler.as_ref() {
-        leaves.scheduler(scheduler);
-    }
-    if let Some(policy) = linux.seccomp_policy.as_ref() {
-        leaves.seccomp(policy);
-    }
-    for namespace in &linux.namespaces {
-        leaves.plain(Field::Namespace, &namespace.type_, &namespace.path);
-    }
-    for (name, value) in &linux.sysctl {
-        leaves.plain(Field::Sysctl, name, value);
-    }
-    for (name, device) in &linux.net_devices {
-        leaves.plain(Field::NetDevice, name, &device.name);
-    }
+    linux_leaves!(leaves, linux);
     if let Some(policy) = linux.memory_policy.as_ref() {
         leaves.memory_policy(policy);
     }

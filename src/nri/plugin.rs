@@ -5,7 +5,8 @@
 //! for nothing but the socket; what it means is worked out behind the answer, and
 //! another thread brings it to the disk.
 
-use std::io::{Read, Write};
+use std::env;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -86,6 +87,22 @@ enum Ready {
     Stop,
     Read,
     Nothing,
+}
+
+/// The connection that a runtime passes to the plugins it starts itself.
+pub fn launched_by_runtime() -> Result<Option<UnixStream>> {
+    let Ok(descriptor) = env::var("NRI_PLUGIN_SOCKET") else { return Ok(None) };
+    let descriptor = descriptor.parse().map_err(|_| {
+        Error::Activation(format!(
+            "NRI_PLUGIN_SOCKET is {descriptor:?}: expected the number of a descriptor"
+        ))
+    })?;
+    let failed = |source: io::Error| Error::System { call: "NRI_PLUGIN_SOCKET", source };
+    // By way of standard input, which has an owner to borrow it from.
+    nix::unistd::dup2(descriptor, 0).map_err(|error| failed(error.into()))?;
+    let _ = nix::unistd::close(descriptor);
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    Ok(Some(UnixStream::from(socket)))
 }
 
 impl Plugin {
@@ -255,7 +272,7 @@ impl Plugin {
         call: &Call,
         socket: &mut UnixStream,
         progress: &mut Progress,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         if call.method == Method::Validate && self.settings.fail_closed {
             let ticket = self.understand(call);
             let patience = self.request_timeout.checked_div(2).unwrap_or_default();
