@@ -127,7 +127,8 @@ pub fn log_in_background(filter: &str) {
     };
     match thread::Builder::new().name("log".to_owned()).spawn(write) {
         Ok(_) => {
-            let background = Background { lines: sender.clone(), dropped: 0 };
+            let mark = if to_journal { "<4>" } else { "warning: " };
+            let background = Background { lines: sender.clone(), dropped: 0, mark };
             log_to(filter, to_journal, Target::Pipe(Box::new(background)));
             let _ = BACKGROUND.set(sender);
             std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
@@ -161,12 +162,14 @@ enum Line {
 struct Background {
     lines: SyncSender<Line>,
     dropped: u64,
+    /// What a warning begins with.
+    mark: &'static str,
 }
 
 impl Write for Background {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.dropped > 0 {
-            let said = format!("<4>{} lines of the log were dropped\n", self.dropped);
+            let said = format!("{}{} lines were dropped here\n", self.mark, self.dropped);
             if self.lines.try_send(Line::Text(said.into_bytes())).is_ok() {
                 self.dropped = 0;
             }
