@@ -255,7 +255,11 @@ fn hear(audit: &mut Audit, call: &Call) -> Heard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_pieces_make_no_difference(
