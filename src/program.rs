@@ -7,8 +7,9 @@ use clap::Parser;
 use crate::error::{exit, Result};
 use crate::systemd;
 
-/// Runs a service; `filter` is the option that says what is logged.
+/// Runs a service; `log` is how it logs, and `filter` the option that says what.
 pub fn run<Options: Parser>(
+    log: fn(&str),
     filter: impl FnOnce(&Options) -> &str,
     work: impl FnOnce(Options) -> Result<()>,
 ) -> ExitCode {
@@ -19,12 +20,11 @@ pub fn run<Options: Parser>(
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    systemd::log_to_stderr(filter(&options));
-    match work(options) {
+    log(filter(&options));
+    let outcome = work(options).inspect_err(|error| log::error!("{error}"));
+    systemd::flush_log();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            u8::from(&error).into()
-        }
+        Err(error) => u8::from(&error).into(),
     }
 }

@@ -4,11 +4,15 @@
 //! of it is quiet where there is no systemd.
 
 use std::env;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::path::Path;
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
+use env_logger::Target;
 use libsystemd::activation::{receive_descriptors_with_names, IsType};
 use libsystemd::daemon::{self, NotifyState};
 pub use libsystemd::logging::Priority;
@@ -16,6 +20,7 @@ use libsystemd::logging::{journal_send, SD_JOURNAL_SOCK_PATH};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{fstat, makedev};
 
 use crate::error::{Error, Result};
 
@@ -105,9 +110,104 @@ pub fn take_signals() -> Result<SignalFd> {
 /// Sends log lines to standard error: with journald's priorities where that is the
 /// journal, which has its own clock, and with the level in words elsewhere.
 pub fn log_to_stderr(filter: &str) {
-    let to_journal = libsystemd::logging::connected_to_journal();
+    log_to(filter, libsystemd::logging::connected_to_journal(), Target::Stderr);
+}
+
+/// The same for a program whose threads must not wait, not even for a journal that is
+/// behind: lines go by a thread of their own, and what it cannot keep up with is
+/// dropped and counted. Where standard error is /dev/null they go to the journal.
+pub fn log_in_background(filter: &str) {
+    let nowhere = fstat(STDERR).is_ok_and(|stderr| stderr.st_rdev == makedev(1, 3));
+    let to_journal = libsystemd::logging::connected_to_journal() || nowhere;
+    let (sender, lines) = sync_channel(MOST_LINES);
+    let write = move || {
+        // Signals are for the main thread.
+        let _ = SigSet::all().thread_block();
+        write_lines(&lines, nowhere);
+    };
+    match thread::Builder::new().name("log".to_owned()).spawn(write) {
+        Ok(_) => {
+            let mark = if to_journal { "<4>" } else { "warning: " };
+            let background = Background { lines: sender.clone(), dropped: 0, mark };
+            log_to(filter, to_journal, Target::Pipe(Box::new(background)));
+            let _ = BACKGROUND.set(sender);
+            std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+        }
+        Err(_) => log_to(filter, to_journal, Target::Stderr),
+    }
+}
+
+/// Waits until what was logged is out, for a moment at the most.
+pub fn flush_log() {
+    let Some(background) = BACKGROUND.get() else { return };
+    let (done, is_done) = sync_channel(1);
+    if background.try_send(Line::Flush(done)).is_ok() {
+        let _ = is_done.recv_timeout(FLUSH_WITHIN);
+    }
+}
+
+const STDERR: RawFd = 2;
+/// Log lines on their way out.
+const MOST_LINES: usize = 1024;
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+static BACKGROUND: OnceLock<SyncSender<Line>> = OnceLock::new();
+
+enum Line {
+    Text(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// The end at which lines go in.
+struct Background {
+    lines: SyncSender<Line>,
+    dropped: u64,
+    /// What a warning begins with.
+    mark: &'static str,
+}
+
+impl Write for Background {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.dropped > 0 {
+            let said = format!("{}{} lines were dropped here\n", self.mark, self.dropped);
+            if self.lines.try_send(Line::Text(said.into_bytes())).is_ok() {
+                self.dropped = 0;
+            }
+        }
+        if self.lines.try_send(Line::Text(line.to_owned())).is_err() {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_lines(lines: &Receiver<Line>, nowhere: bool) {
+    for line in lines {
+        match line {
+            Line::Text(line) if nowhere => {
+                let line = String::from_utf8_lossy(&line);
+                let message = line.trim_end().get(3..).unwrap_or_default();
+                let priority = match line.as_bytes().get(1) {
+                    Some(b'3') => Priority::Error,
+                    Some(b'4') => Priority::Warning,
+                    _ => Priority::Info,
+                };
+                write_to_journal(priority, message, &[]);
+            }
+            Line::Text(line) => drop(io::stderr().write_all(&line)),
+            Line::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+fn log_to(filter: &str, to_journal: bool, target: Target) {
     env_logger::Builder::new()
         .parse_filters(filter)
+        .target(target)
         .format(move |line, record| match to_journal {
             true => writeln!(line, "<{}>{}", priority(record.level()), record.args()),
             false => writeln!(line, "{}: {}", word(record.level()), record.args()),

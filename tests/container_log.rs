@@ -53,7 +53,7 @@ fn baseline(seq: u64) -> Record {
     let container = Container { id, name: "shop".to_owned(), ..Container::default() };
     Record {
         seq: Some(seq),
-        container: Some(container),
+        container: Some(Arc::new(container)),
         ..Record::new(SystemTime::now(), Body::Baseline)
     }
 }
@@ -1075,7 +1075,7 @@ fn write_to_the_journal(folder: &Path) {
     let change = Change { plugins: vec!["10-a".to_owned(), "20-b".to_owned()], ..change };
     let body = Body::Outcome { of: 0, outcome: Outcome::NotApplied, change };
     let mut record = Record { body, ..baseline(7) };
-    record.container.as_mut().unwrap().name = "evil\nMESSAGE=forged".to_owned();
+    Arc::make_mut(record.container.as_mut().unwrap()).name = "evil\nMESSAGE=forged".to_owned();
     writer.offer(vec![record]);
     let next_entry = || {
         let mut entry = vec![0; 1 << 16];

@@ -13,6 +13,7 @@ use ccnp_eventlog::nri::plugin::{self, Plugin, Settings};
 use ccnp_eventlog::nri::writer::Writer;
 use ccnp_eventlog::program;
 use ccnp_eventlog::systemd;
+use clap::builder::BoolishValueParser;
 use clap::Parser;
 
 /// Audits what a container runtime's NRI plugins do to containers: what each asked
@@ -57,7 +58,7 @@ struct Options {
     extend: Extend,
 
     /// Reject a container rather than let it be created unlogged
-    #[arg(long, env = "CCNP_EVENTLOG_NRI_FAIL_CLOSED")]
+    #[arg(long, env = "CCNP_EVENTLOG_NRI_FAIL_CLOSED", value_parser = BoolishValueParser::new())]
     fail_closed: bool,
 
     /// What is logged: error, warn, info, debug, or env_logger's finer filters
@@ -103,7 +104,7 @@ fn index(text: &str) -> std::result::Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    program::run(|options: &Options| &options.log, run)
+    program::run(systemd::log_in_background, |options: &Options| &options.log, run)
 }
 
 fn run(options: Options) -> Result<()> {
@@ -111,10 +112,12 @@ fn run(options: Options) -> Result<()> {
     let _ = nix::sys::prctl::set_dumpable(false);
     let signals = systemd::take_signals()?;
     let launched = plugin::launched_by_runtime()?;
+    // A runtime that starts a plugin names it too.
+    let given = |variable| std::env::var(variable).ok().filter(|_| launched.is_some());
     let settings = Settings {
         socket: options.nri_socket,
-        name: std::env::var("NRI_PLUGIN_NAME").unwrap_or(options.name),
-        index: std::env::var("NRI_PLUGIN_IDX").unwrap_or(options.index),
+        name: given("NRI_PLUGIN_NAME").unwrap_or(options.name),
+        index: given("NRI_PLUGIN_IDX").unwrap_or(options.index),
         fail_closed: options.fail_closed,
     };
     let ourselves = format!("{}-{}", settings.index, settings.name);
@@ -133,7 +136,6 @@ fn run(options: Options) -> Result<()> {
     let writer = Writer::start(opened.log)?;
     let mut plugin = Plugin::new(settings, audit, writer);
     plugin.go_on_from(&opened.unfinished);
-    systemd::ready("Starting");
     match launched {
         Some(socket) => plugin.serve_launched(socket, &signals),
         None => plugin.serve(&signals),

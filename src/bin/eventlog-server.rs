@@ -93,7 +93,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    program::run(|options: &Options| &options.log, run)
+    program::run(systemd::log_to_stderr, |options: &Options| &options.log, run)
 }
 
 fn run(options: Options) -> Result<()> {

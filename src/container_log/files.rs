@@ -88,19 +88,27 @@ impl Files {
         Ok(Some((file, content)))
     }
 
-    /// The name that a file keeps once another takes its place: that of its opening.
-    /// A file that got it in an earlier attempt keeps it.
+    /// The name that a file keeps once another takes its place: that of its opening, or
+    /// one later than all others where the clock was set back, since the names sort
+    /// the files. A file that got it in an earlier attempt keeps it.
     pub fn older_name(&self, file: &File, opened: SystemTime) -> Result<PathBuf> {
         let ours = file.metadata().map_err(|error| self.failed(error))?;
+        let is_ours = |path: &PathBuf| {
+            fs::symlink_metadata(path)
+                .is_ok_and(|other| (other.dev(), other.ino()) == (ours.dev(), ours.ino()))
+        };
+        let older = self.older()?;
+        if let Some(path) = older.iter().find(|path| is_ours(path)) {
+            return Ok(path.clone());
+        }
+        let newest = older.last().and_then(|path| self.opening(path));
+        let opened = newest.map_or(opened, |newest| opened.max(newest));
         for microseconds in 0..MOST_NAMES {
             let later = Duration::from_micros(microseconds.into());
             let time = opened.checked_add(later).unwrap_or(opened);
             let path = self.directory.join(self.older_file_name(time));
             match fs::symlink_metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
-                Ok(other) if (other.dev(), other.ino()) == (ours.dev(), ours.ino()) => {
-                    return Ok(path)
-                }
                 Ok(_) => continue,
                 Err(error) => return Err(self.failed(error)),
             }
@@ -111,6 +119,15 @@ impl Files {
     fn older_file_name(&self, opened: SystemTime) -> String {
         let time = humantime::format_rfc3339_micros(opened).to_string();
         format!("{}-{}{}", self.stem, time.replace(['-', ':'], ""), self.ending)
+    }
+
+    /// The time in an older file's name.
+    fn opening(&self, path: &Path) -> Option<SystemTime> {
+        let name = path.file_name()?.to_str()?;
+        let time = name.strip_prefix(&self.stem)?.strip_prefix('-')?.strip_suffix(&self.ending)?;
+        let (year, month, hour) = (time.get(..4)?, time.get(4..6)?, time.get(6..11)?);
+        let (minute, second) = (time.get(11..13)?, time.get(13..)?);
+        humantime::parse_rfc3339(&format!("{year}-{month}-{hour}:{minute}:{second}")).ok()
     }
 
     fn is_older_file_name(&self, name: &str) -> bool {
@@ -194,7 +211,7 @@ impl Files {
                 .create_new(true)
                 .mode(FILE_MODE)
                 .open(&temporary.path)?;
-            // The unit's umask is 0077, and the group is to read.
+            // Whatever the umask is.
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
             file.write_all(content)?;
             file.sync_all()?;

@@ -592,14 +592,15 @@ impl Past {
         for event in log.events().take(events) {
             let Some(record) = record::decode(event.data) else { continue };
             let number = |key: &str| record.get(key).and_then(Value::as_u64);
-            let seq = number("seq");
+            // RFC 8785 has no greater numbers, so that none of ours is.
+            let seq = number("seq").filter(|seq| *seq < 1 << 53);
             self.next_seq = self.next_seq.max(seq.map_or(0, |seq| seq.saturating_add(1)));
             let kind = text(&record, "kind");
             if matches!(kind, "adjustment" | "no_adjustment" | "baseline" | "unaudited_creation") {
                 self.known.insert(text(&record, "container_id").to_owned());
             }
             match (kind, seq, number("of")) {
-                ("adjustment", Some(seq), _) if !self.finished.contains(&seq) => {
+                ("adjustment" | "update", Some(seq), _) if !self.finished.contains(&seq) => {
                     self.unfinished.insert(seq, record);
                 }
                 ("outcome", _, Some(of)) => {

@@ -1,6 +1,7 @@
 //! Requested: what plugins asked for, leaf by leaf, and which of them did.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 
@@ -10,7 +11,14 @@ use crate::messages::nri::{
     Container, ContainerUpdate, FieldOwners, LinuxResources, PluginInstance,
     ValidateContainerAdjustmentRequest,
 };
-use crate::record::{self, Action, Attribution, Change, Field, Shown};
+use crate::record::{self, Action, Attribution, Change, Field, Shown, MOST_PLUGINS};
+
+/// Entries of one key that are compared part by part.
+const MOST_COMPARED: usize = 64;
+/// As many plugins as are looked at; a node has a handful.
+const MOST_CONNECTED: usize = 1024;
+/// Of identifiers, and of names of containers, pods and plugins, in characters.
+const LONGEST_NAME: usize = 256;
 
 /// How much of the values records show. Secrets never, by either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,14 +34,14 @@ pub enum Detail {
 pub struct Asked {
     /// The number of its record, and whose it is.
     pub seq: u64,
-    pub container: record::Container,
+    pub container: Arc<record::Container>,
     /// Not an update of a container that exists.
     pub of_creation: bool,
     pub change: Change,
     pub note: Option<&'static str>,
     pub wanted: Wanted,
     /// What the container had there before any plugin.
-    pub before: Vec<Vec<Print>>,
+    pub before: Arc<Entries>,
     /// Whether it had anything in this field: then the runtime shows the field.
     pub field_shown_before: bool,
     /// Removed as well as set, by which a runtime may lose it.
@@ -54,27 +62,74 @@ pub enum Wanted {
 /// A container's leaves by field and key.
 #[derive(Debug, Default)]
 pub struct Effective {
-    entries: BTreeMap<(Field, String), Vec<Vec<Print>>>,
+    entries: HashMap<(Field, String), Arc<Entries>>,
+    fields: HashSet<Field>,
+}
+
+/// What stands at one key, so that comparing many wishes with many entries takes no
+/// longer than reading them.
+#[derive(Debug, Default)]
+pub struct Entries {
+    counts: HashMap<Vec<Print>, usize>,
+    count: usize,
+    /// Of all entries in their order.
+    sum: Option<Print>,
 }
 
 impl Effective {
     pub fn of(container: &Container) -> Effective {
-        let mut entries = BTreeMap::<_, Vec<_>>::new();
+        let mut entries = HashMap::<_, Entries>::new();
+        let mut fields = HashSet::new();
         for Leaf { field, name, said, .. } in leaf::of_container(container) {
             if let Said::Is(prints) = said {
-                entries.entry((field, name)).or_default().push(prints);
+                fields.insert(field);
+                entries.entry((field, name)).or_default().add(prints);
             }
         }
-        Effective { entries }
+        let entries = entries.into_iter().map(|(key, entries)| (key, Arc::new(entries)));
+        Effective { entries: entries.collect(), fields }
     }
 
-    pub fn at(&self, field: Field, name: &str) -> &[Vec<Print>] {
-        self.entries.get(&(field, name.to_owned())).map(Vec::as_slice).unwrap_or_default()
+    pub fn at(&self, field: Field, name: &str) -> Arc<Entries> {
+        self.entries.get(&(field, name.to_owned())).cloned().unwrap_or_default()
     }
 
     /// Whether anything of this field shows.
     pub fn has(&self, field: Field) -> bool {
-        self.entries.keys().any(|(shown, _)| *shown == field)
+        self.fields.contains(&field)
+    }
+}
+
+impl Entries {
+    fn add(&mut self, prints: Vec<Print>) {
+        self.count = self.count.saturating_add(1);
+        self.sum = Some(Print::sum(self.sum, &prints));
+        let count = self.counts.entry(prints).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether both are the same, in the same order.
+    pub fn are(&self, others: &Entries) -> bool {
+        self.sum == others.sum
+    }
+
+    /// How many have all of these parts.
+    pub fn count_of(&self, parts: &Vec<Print>) -> usize {
+        if let Some(count) = self.counts.get(parts) {
+            return *count;
+        }
+        // An entry shows more than was asked for, as a device its owner. Several of
+        // one key are rare; what is beyond the bound was made to keep us busy.
+        let has_all = |entry: &&Vec<Print>| parts.iter().all(|part| entry.contains(part));
+        self.counts.keys().take(MOST_COMPARED).filter(has_all).count()
     }
 }
 
@@ -87,9 +142,15 @@ struct Owners<'a> {
     hooks_of_last_alone: bool,
 }
 
-/// `index-name`, as plugins are called everywhere.
-pub fn full_name(plugin: &PluginInstance) -> String {
-    format!("{}-{}", plugin.index, plugin.name)
+/// The plugins of a request, as `index-name`, which is how they are called everywhere.
+pub fn connected(request: &ValidateContainerAdjustmentRequest) -> Vec<String> {
+    let name = |plugin: &PluginInstance| cut(&format!("{}-{}", plugin.index, plugin.name));
+    request.plugins.iter().take(MOST_CONNECTED).map(name).collect()
+}
+
+/// A name that stands in many records: no honest one is longer.
+pub fn cut(name: &str) -> String {
+    name.chars().take(LONGEST_NAME).collect()
 }
 
 /// Everything that was asked for with a container's creation, in the order in which
@@ -100,10 +161,8 @@ pub fn requested(
     nri_version: &str,
     detail: Detail,
 ) -> Vec<Asked> {
-    let candidates: Vec<String> = request
-        .plugins
-        .iter()
-        .map(full_name)
+    let candidates: Vec<String> = connected(request)
+        .into_iter()
         .filter(|plugin| plugin != ourselves && plugin != "00-default-validator")
         .collect();
     let nobody = FieldOwners::default();
@@ -124,7 +183,7 @@ pub fn requested(
         }
     }
     asked.extend(withdrawn(&own, &asked, &before));
-    asked.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
+    sort(&mut asked);
     for update in &request.update {
         asked.extend(updated(update, &owners(&update.container_id), detail));
     }
@@ -139,12 +198,21 @@ pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) ->
     // What a runtime's client leaves as it is comes as 0.
     let mut leaves = leaf::of_resources(resources);
     leaves.retain(|leaf| leaf.shown != Shown::Value("0".to_owned()));
-    asked(leaves, &before, &nobody, None, detail)
+    let mut asked = asked(leaves, &before, &nobody, None, detail);
+    sort(&mut asked);
+    asked
 }
 
 fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Vec<Asked> {
     let leaves = leaf::of_resources(&update.linux.resources);
-    asked(leaves, &Effective::default(), owners, Some(&update.container_id), detail)
+    let target = cut(&update.container_id);
+    let mut asked = asked(leaves, &Effective::default(), owners, Some(&target), detail);
+    sort(&mut asked);
+    asked
+}
+
+fn sort(asked: &mut [Asked]) {
+    asked.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
 }
 
 /// Hooks keep the order of their stages; everything else goes by its key.
@@ -187,7 +255,7 @@ fn asked(
         let (action, wanted) = match said {
             Said::Remove => (Action::Remove, Wanted::Gone),
             Said::Clear { .. } => (Action::Clear, Wanted::Gone),
-            Said::Is(_) if is_unlimited(field, &shown) => (Action::Set, Wanted::Gone),
+            Said::Is(_) if is_no_limit(field, &shown) => (Action::Set, Wanted::Gone),
             Said::Is(prints) => {
                 let there = removal_marked || !entries.is_empty();
                 (written_by(field, &name, there), Wanted::Entry(prints))
@@ -195,7 +263,7 @@ fn asked(
         };
         asked.push(Asked {
             seq: 0,
-            container: record::Container::default(),
+            container: Arc::default(),
             of_creation: false,
             change: Change {
                 target: target.map(str::to_owned),
@@ -208,7 +276,7 @@ fn asked(
             },
             note: None,
             wanted,
-            before: entries.to_vec(),
+            before: entries,
             field_shown_before: before.has(field),
             removal_marked,
             rank: *rank,
@@ -217,9 +285,10 @@ fn asked(
     asked
 }
 
-/// -1 asks for no limit, which shows as none.
-fn is_unlimited(field: Field, shown: &Shown) -> bool {
-    field == Field::PidsLimit && matches!(shown, Shown::Value(limit) if limit == "-1")
+/// Neither is a limit, and none is what shows.
+fn is_no_limit(field: Field, shown: &Shown) -> bool {
+    field == Field::PidsLimit
+        && matches!(shown, Shown::Value(limit) if limit == "-1" || limit == "0")
 }
 
 fn written_by(field: Field, name: &str, there: bool) -> Action {
@@ -281,7 +350,7 @@ fn find_misrouted(removal: &mut Asked, before: &Effective) {
         && !sysctl.is_empty()
     {
         *field = Field::Sysctl;
-        removal.before = sysctl.to_vec();
+        removal.before = sysctl;
         removal.field_shown_before = true;
         removal.note = Some("misrouted to annotations by the runtime");
     }
@@ -295,21 +364,25 @@ fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<As
     let compound = owners.fields.compound.iter().flat_map(|(number, names)| {
         names.owners.iter().map(move |(name, owner)| (number, name.as_str(), owner))
     });
+    let still: HashSet<(Field, &str)> = asked
+        .iter()
+        .flat_map(|asked| {
+            let field = asked.change.field;
+            [(field, ""), (field, asked.change.name.as_deref().unwrap_or_default())]
+        })
+        .collect();
     let mut withdrawn = Vec::new();
     for (number, name, owner) in simple.chain(compound) {
         let (Some(field), Some(plugin)) = (field_of(number), owner.strip_prefix('-')) else {
             continue;
         };
-        let still_asked = asked.iter().any(|asked| {
-            asked.change.field == field
-                && (name.is_empty() || asked.change.name.as_deref() == Some(name))
-        });
-        if still_asked {
+        if still.contains(&(field, name)) {
             continue;
         }
+        let name = if field == Field::Env { leaf::variable(name) } else { name };
         withdrawn.push(Asked {
             seq: 0,
-            container: record::Container::default(),
+            container: Arc::default(),
             of_creation: false,
             change: Change {
                 target: None,
@@ -317,12 +390,12 @@ fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<As
                 action: Action::Withdraw,
                 name: Some(name.to_owned()).filter(|name| !name.is_empty()),
                 value: Shown::Nothing,
-                plugins: vec![plugin.to_owned()],
+                plugins: vec![cut(plugin)],
                 attribution: Attribution::Owner,
             },
             note: None,
             wanted: Wanted::AsBefore,
-            before: before.at(field, name).to_vec(),
+            before: before.at(field, name),
             field_shown_before: before.has(field),
             removal_marked: false,
             rank: 1,
@@ -343,18 +416,21 @@ impl Owners<'_> {
         match (owner.filter(|owner| !owner.is_empty()), self.candidates) {
             // All plugins that added a hook, in the order of their calls.
             (Some(owners), _) if field == Field::Hook && owners.contains(',') => {
-                (owners.split(',').map(str::to_owned).collect(), Attribution::Ambiguous)
+                (owners.split(',').take(MOST_PLUGINS).map(cut).collect(), Attribution::Ambiguous)
             }
             // Any plugin before the one that is named may have added some of them.
             (Some(last), candidates) if field == Field::Hook && self.hooks_of_last_alone => {
                 let upto = candidates.iter().position(|plugin| plugin == last);
                 let upto = upto.and_then(|at| candidates.get(..=at)).unwrap_or_default();
                 match upto {
-                    [] | [_] => (vec![last.to_owned()], Attribution::Owner),
-                    several => (several.to_vec(), Attribution::Ambiguous),
+                    [] | [_] => (vec![cut(last)], Attribution::Owner),
+                    several => (
+                        several.iter().take(MOST_PLUGINS).cloned().collect(),
+                        Attribution::Ambiguous,
+                    ),
                 }
             }
-            (Some(owner), _) => (vec![owner.to_owned()], Attribution::Owner),
+            (Some(owner), _) => (vec![cut(owner)], Attribution::Owner),
             (None, [only]) => (vec![only.clone()], Attribution::Inferred),
             (None, _) => (Vec::new(), Attribution::Unknown),
         }

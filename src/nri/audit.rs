@@ -5,12 +5,13 @@
 //! number of containers. Everything said may be wrong, late, doubled or missing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use protobuf::Message;
 use serde_json::{Map, Value};
 
-use super::adjustment::{self, Asked, Detail, Effective};
+use super::adjustment::{self, cut, Asked, Detail, Effective};
 use super::outcome::outcome;
 use super::session::{Call, Method};
 use crate::messages::nri::{
@@ -21,6 +22,8 @@ use crate::record::{self, Body, Change, Outcome, Record, Runtime};
 
 /// As many containers as a node ever creates at once, and more.
 const MOST_PENDING: usize = 4096;
+/// Adjustments of all of these together.
+const MOST_OPEN: usize = 1 << 17;
 /// A runtime shows a container within moments of its creation, if ever.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Container identifiers that were seen; those of removed containers are forgotten.
@@ -35,17 +38,20 @@ pub struct Audit {
     ourselves: String,
     detail: Detail,
     next_seq: u64,
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     nri_version: String,
     /// What was asked for and has not shown yet, by the container that will show it.
     pending: HashMap<String, Pending>,
+    /// How many adjustments that is.
+    open: usize,
     /// Containers that the log knows of.
     known: HashSet<String>,
     /// Whether there was a session before this one: what is new then was missed.
     watched_before: bool,
     plugins: Vec<String>,
     /// A Synchronize under way, which may come in several messages.
-    synchronizing: Vec<(record::Container, Option<Effective>)>,
+    synchronizing: Vec<(Arc<record::Container>, Option<Effective>)>,
+    /// Of the pods, what records say.
     pods: HashMap<String, PodSandbox>,
 }
 
@@ -53,6 +59,8 @@ pub struct Audit {
 struct Pending {
     asked: Vec<Asked>,
     since: Instant,
+    /// There was a time in which the container may have shown, unseen.
+    interrupted: bool,
 }
 
 impl Audit {
@@ -64,9 +72,10 @@ impl Audit {
             ourselves,
             detail,
             next_seq,
-            runtime: Runtime::default(),
+            runtime: Arc::default(),
             nri_version: String::new(),
             pending: HashMap::new(),
+            open: 0,
             watched_before,
             known,
             plugins: Vec::new(),
@@ -84,7 +93,7 @@ impl Audit {
             let change = Change::from_json(record);
             let Some((of, change)) = of.zip(change) else { continue };
             let body = Body::Outcome { of, outcome: Outcome::Unresolved, change };
-            let mut record = self.record(record::Container::from_json(record), body);
+            let mut record = self.record(record::Container::from_json(record).map(Arc::new), body);
             record.runtime = None;
             record.note = Some("the plugin was restarted".to_owned());
             records.push(record);
@@ -94,17 +103,17 @@ impl Audit {
 
     /// A session begins.
     pub fn configured(&mut self, request: &ConfigureRequest, validates: bool) -> Vec<Record> {
-        self.runtime = Runtime {
-            name: request.runtime_name.clone(),
-            version: request.runtime_version.clone(),
-        };
-        self.nri_version = request.nri_version.clone();
+        self.runtime = Arc::new(Runtime {
+            name: cut(&request.runtime_name),
+            version: cut(&request.runtime_version),
+        });
+        self.nri_version = cut(&request.nri_version);
         self.synchronizing.clear();
         self.pods.clear();
         let nri_version = self.nri_version.clone();
         let mut started = self.record(None, Body::SessionStarted { nri_version });
         if !validates {
-            started.note = Some("this runtime does not tell who adjusts what".to_owned());
+            started.note = Some("this runtime may not tell who adjusts what".to_owned());
         }
         vec![started]
     }
@@ -122,7 +131,13 @@ impl Audit {
             Method::Event(Event::UPDATE_CONTAINER) => {
                 self.updating(&UpdateContainerRequest::parse_from_bytes(payload)?)
             }
-            Method::Event(event) => {
+            Method::Event(
+                event @ (Event::POST_CREATE_CONTAINER
+                | Event::START_CONTAINER
+                | Event::POST_START_CONTAINER
+                | Event::POST_UPDATE_CONTAINER
+                | Event::REMOVE_CONTAINER),
+            ) => {
                 let request = ContainerEventRequest::parse_from_bytes(payload)?;
                 self.happened(event, &request.pod, &request.container)
             }
@@ -131,26 +146,34 @@ impl Audit {
                 let event = change.event.enum_value_or_default();
                 self.happened(event, &change.pod, &change.container)
             }
-            Method::Configure | Method::Shutdown | Method::Unknown => Vec::new(),
+            // Other events are of pods, or say what others say again.
+            _ => Vec::new(),
         })
     }
 
     /// A session ended. Creations under way stay open: the next session may show them.
     pub fn disconnected(&mut self) -> Vec<Record> {
+        for pending in self.pending.values_mut() {
+            pending.interrupted = true;
+        }
         vec![self.record(None, Body::SessionEnded)]
     }
 
     /// The containers that exist, in one message or several.
     fn synchronized(&mut self, request: &SynchronizeRequest) -> Vec<Record> {
-        for pod in &request.pods {
-            self.pods.insert(pod.id.clone(), pod.clone());
+        let room = MOST_SYNCHRONIZED.saturating_sub(self.pods.len());
+        for PodSandbox { id, name, uid, namespace, .. } in request.pods.iter().take(room) {
+            let [id, name, uid, namespace] = [id, name, uid, namespace].map(|text| cut(text));
+            let pod = PodSandbox { id: id.clone(), name, uid, namespace, ..PodSandbox::default() };
+            self.pods.insert(id, pod);
         }
         let room = MOST_SYNCHRONIZED.saturating_sub(self.synchronizing.len());
         for container in request.containers.iter().take(room) {
             let pod = self.pods.get(&container.pod_sandbox_id).cloned().unwrap_or_default();
-            let awaited = self.pending.contains_key(&container.id);
+            let subject = subject(&pod, container);
+            let awaited = self.pending.contains_key(&subject.id);
             let effective = awaited.then(|| Effective::of(container));
-            self.synchronizing.push((subject(&pod, container), effective));
+            self.synchronizing.push((subject, effective));
         }
         if request.more {
             return Vec::new();
@@ -202,21 +225,27 @@ impl Audit {
 
     /// Something happened to a container.
     fn happened(&mut self, event: Event, pod: &PodSandbox, container: &Container) -> Vec<Record> {
+        let subject = subject(pod, container);
         match event {
             Event::POST_CREATE_CONTAINER | Event::START_CONTAINER => {
-                let mut records = self.shown(container);
-                if self.is_new(&container.id) {
-                    let subject = subject(pod, container);
+                let mut records = self.shown(&subject.id, container);
+                if self.is_new(&subject.id) {
                     records.push(self.record(Some(subject), Body::UnauditedCreation));
                 }
                 records
             }
-            Event::POST_START_CONTAINER | Event::POST_UPDATE_CONTAINER => self.shown(container),
+            Event::POST_START_CONTAINER | Event::POST_UPDATE_CONTAINER => {
+                self.shown(&subject.id, container)
+            }
             Event::REMOVE_CONTAINER => {
-                self.known.remove(&container.id);
+                self.known.remove(&subject.id);
                 // What came to be has been shown before, and is not pending any more.
-                let pending = self.pending.remove(&container.id);
-                self.give_up(pending, Outcome::NeverCreated)
+                let pending = self.take_pending(&subject.id);
+                let outcome = match &pending {
+                    Some(pending) if pending.interrupted => Outcome::Unresolved,
+                    _ => Outcome::NeverCreated,
+                };
+                self.give_up(pending, outcome)
             }
             _ => Vec::new(),
         }
@@ -245,8 +274,7 @@ impl Audit {
             .filter(|(_, pending)| old(pending))
             .map(|(id, _)| id.clone())
             .collect();
-        let expired: Vec<Pending> =
-            expired.iter().filter_map(|id| self.pending.remove(id)).collect();
+        let expired: Vec<Pending> = expired.iter().filter_map(|id| self.take_pending(id)).collect();
         self.give_up(expired, Outcome::Unresolved)
     }
 
@@ -263,15 +291,21 @@ impl Audit {
         vec![lost]
     }
 
-    fn shown(&mut self, container: &Container) -> Vec<Record> {
-        if !self.pending.contains_key(&container.id) {
-            return Vec::new();
+    fn shown(&mut self, id: &str, container: &Container) -> Vec<Record> {
+        match self.pending.contains_key(id) {
+            true => self.resolve(id, &Effective::of(container)),
+            false => Vec::new(),
         }
-        self.resolve(&container.id, &Effective::of(container))
+    }
+
+    fn take_pending(&mut self, id: &str) -> Option<Pending> {
+        let pending = self.pending.remove(id)?;
+        self.open = self.open.saturating_sub(pending.asked.len());
+        Some(pending)
     }
 
     fn resolve(&mut self, id: &str, effective: &Effective) -> Vec<Record> {
-        let Some(pending) = self.pending.remove(id) else { return Vec::new() };
+        let Some(pending) = self.take_pending(id) else { return Vec::new() };
         let mut records = Vec::new();
         for asked in pending.asked {
             let (outcome, note) = outcome(&asked, effective, &self.runtime);
@@ -308,7 +342,7 @@ impl Audit {
     }
 
     /// The record of something asked for, whose outcome will refer to it.
-    fn ask(&mut self, container: &record::Container, asked: &mut Asked, body: Body) -> Record {
+    fn ask(&mut self, container: &Arc<record::Container>, asked: &mut Asked, body: Body) -> Record {
         asked.seq = self.next_seq;
         asked.container = container.clone();
         asked.of_creation = matches!(body, Body::Adjustment(_));
@@ -322,16 +356,19 @@ impl Audit {
         let mut records = Vec::new();
         for asked in asked {
             let id = asked.change.target.as_ref().unwrap_or(&asked.container.id).clone();
-            if self.pending.len() >= MOST_PENDING && !self.pending.contains_key(&id) {
+            let full = self.pending.len() >= MOST_PENDING && !self.pending.contains_key(&id);
+            if full || self.open >= MOST_OPEN {
                 let oldest = self.pending.iter().min_by_key(|(_, pending)| pending.since);
                 let oldest = oldest.map(|(id, _)| id.clone());
-                let oldest = oldest.and_then(|id| self.pending.remove(&id));
+                let oldest = oldest.and_then(|id| self.take_pending(&id));
                 records.extend(self.give_up(oldest, Outcome::Unresolved));
             }
-            let pending = self
-                .pending
-                .entry(id)
-                .or_insert_with(|| Pending { asked: Vec::new(), since: Instant::now() });
+            self.open = self.open.saturating_add(1);
+            let pending = self.pending.entry(id).or_insert_with(|| Pending {
+                asked: Vec::new(),
+                since: Instant::now(),
+                interrupted: false,
+            });
             pending.asked.push(asked);
         }
         records
@@ -340,7 +377,7 @@ impl Audit {
     /// Who came and who went since the last creation. The runtime tells it only here,
     /// and tells neither why.
     fn plugins_now(&mut self, request: &ValidateContainerAdjustmentRequest) -> Vec<Record> {
-        let now: Vec<String> = request.plugins.iter().map(adjustment::full_name).collect();
+        let now = adjustment::connected(request);
         let before = std::mem::replace(&mut self.plugins, now.clone());
         let gone = before.iter().filter(|plugin| !now.contains(plugin));
         let gone: Vec<Body> =
@@ -357,13 +394,13 @@ impl Audit {
         self.known.len() < MOST_KNOWN && self.known.insert(id.to_owned())
     }
 
-    fn record(&mut self, container: Option<record::Container>, body: Body) -> Record {
+    fn record(&mut self, container: Option<Arc<record::Container>>, body: Body) -> Record {
         let seq = self.next_seq;
         self.next_seq = seq.saturating_add(1);
         Record {
             time: SystemTime::now(),
             seq: Some(seq),
-            runtime: Some(self.runtime.clone()),
+            runtime: Some(Arc::clone(&self.runtime)),
             container,
             body,
             note: None,
@@ -371,12 +408,12 @@ impl Audit {
     }
 }
 
-fn subject(pod: &PodSandbox, container: &Container) -> record::Container {
-    record::Container {
-        id: container.id.clone(),
-        name: container.name.clone(),
-        pod_namespace: pod.namespace.clone(),
-        pod_name: pod.name.clone(),
-        pod_uid: pod.uid.clone(),
-    }
+fn subject(pod: &PodSandbox, container: &Container) -> Arc<record::Container> {
+    Arc::new(record::Container {
+        id: cut(&container.id),
+        name: cut(&container.name),
+        pod_namespace: cut(&pod.namespace),
+        pod_name: cut(&pod.name),
+        pod_uid: cut(&pod.uid),
+    })
 }

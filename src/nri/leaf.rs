@@ -20,9 +20,9 @@ const REMOVAL: char = '-';
 /// other may be a token.
 const PUBLIC_ANNOTATIONS: [&str; 3] = ["io.kubernetes.cri.", "io.kubernetes.cri-o.", "cdi.k8s.io/"];
 
-/// Mount options that carry a secret after their equals sign.
-const SECRET_OPTIONS: [&str; 8] =
-    ["pass", "credential", "secret", "token", "key", "auth", "user", "cookie"];
+/// Parts of the names of mount options whose values are secret.
+const SECRET_OPTIONS: [&str; 11] =
+    ["pass", "pwd", "cred", "secret", "token", "key", "auth", "user", "cookie", "pin", "data"];
 
 /// Longer class names are compared as a whole.
 const LONGEST_CLASS: usize = 128;
@@ -30,6 +30,15 @@ const LONGEST_CLASS: usize = 128;
 /// SHA-256 of a label and a value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Print([u8; 32]);
+
+impl Print {
+    /// Of what came before, if anything did, and more.
+    pub fn sum(before: Option<Print>, more: &[Print]) -> Print {
+        let mut hash = Sha256::new();
+        before.iter().chain(more).for_each(|print| hash.update(print.0));
+        Print(hash.finalize().into())
+    }
+}
 
 impl std::fmt::Debug for Print {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,6 +127,9 @@ pub fn of_container(container: &Container) -> Vec<Leaf> {
     let linux = &container.linux;
     linux_leaves!(leaves, linux);
     leaves.resources(&linux.resources);
+    // A container shows 0 where it has no limit.
+    let none = Shown::Value("0".to_owned());
+    leaves.0.retain(|leaf| leaf.field != Field::PidsLimit || leaf.shown != none);
     if let Some(rdt) = linux.rdt.as_ref() {
         leaves.rdt(rdt);
         // The class is shown as this, where the runtime may put a prefix before it.
@@ -149,7 +161,7 @@ pub fn of_adjustment(adjust: &ContainerAdjustment) -> Vec<Leaf> {
         leaves.whole(Field::Annotation, name, value, shown);
     }
     for variable in &adjust.env {
-        leaves.whole(Field::Env, &variable.key, &variable.value, Shown::Redacted);
+        leaves.whole(Field::Env, self::variable(&variable.key), &variable.value, Shown::Redacted);
     }
     leaves.args(&adjust.args);
     leaves.hooks(&adjust.hooks);
@@ -187,6 +199,11 @@ pub fn of_resources(resources: &LinuxResources) -> Vec<Leaf> {
     let mut leaves = Leaves::default();
     leaves.resources(resources);
     leaves.0
+}
+
+/// A variable's name: what stands behind an equals sign in it is part of a value.
+pub fn variable(key: &str) -> &str {
+    key.split_once('=').map_or(key, |(name, _)| name)
 }
 
 fn has_marks(field: Field) -> bool {
@@ -388,9 +405,7 @@ impl Leaves {
         for (name, value) in &resources.unified {
             self.plain(Field::Unified, name, value);
         }
-        // 0 is no limit, as nothing is.
-        let pids = resources.pids.as_ref().map(|pids| pids.limit).filter(|limit| *limit != 0);
-        self.scalar(Field::PidsLimit, pids);
+        self.scalar(Field::PidsLimit, resources.pids.as_ref().map(|pids| pids.limit));
         for rule in &resources.devices {
             self.device_rule(rule);
         }
@@ -448,11 +463,18 @@ fn command(program: &str, arguments: usize) -> String {
     }
 }
 
-fn without_secret(option: &str) -> String {
-    match option.split_once('=') {
+/// A mount's option, or several with commas between them as cifs has them.
+fn without_secret(options: &str) -> String {
+    let each = options.split(',').map(|option| match option.split_once('=') {
         Some((name, _)) if is_secret(name) => format!("{name}=…"),
+        // A value that is an option itself.
+        Some((_, value)) if value.contains('=') => {
+            let (names, _) = option.rsplit_once('=').unwrap_or_default();
+            format!("{names}=…")
+        }
         _ => option.to_owned(),
-    }
+    });
+    each.collect::<Vec<_>>().join(",")
 }
 
 fn is_secret(option: &str) -> bool {

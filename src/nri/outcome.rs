@@ -20,7 +20,7 @@ pub fn outcome(
     if now.is_empty() && !shown && !always_shows(field, runtime) {
         return (Outcome::NotObservable, asked.note);
     }
-    let unchanged = now == asked.before;
+    let unchanged = now.are(&asked.before);
     // containerd lays the annotations that the pod asked for over those that the
     // container has: such a key shows its old value, whatever became of it.
     let masked =
@@ -33,10 +33,7 @@ pub fn outcome(
         }
         Wanted::Gone => (applied_if(now.is_empty()), asked.note),
         Wanted::Entry(parts) => {
-            let equal = |entries: &[Vec<_>]| {
-                entries.iter().filter(|entry| parts.iter().all(|part| entry.contains(part))).count()
-            };
-            let (before, after) = (equal(&asked.before), equal(now));
+            let (before, after) = (asked.before.count_of(parts), now.count_of(parts));
             match field {
                 // These are appended, so that one more must be there than before.
                 Field::Hook | Field::DeviceRule => {

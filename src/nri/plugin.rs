@@ -37,14 +37,17 @@ const FIRST_REST: Duration = Duration::from_millis(100);
 const LAST_REST: Duration = Duration::from_secs(5);
 /// After a session of this length the next attempt is a first one.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// So many sessions ended right after we named our events: the runtime is too old
-/// for one of them.
+/// So many sessions ended right after we named our events: the runtime may not know
+/// one of them, and is not told any more which.
 const CUT_SHORT: u32 = 2;
 /// How long a runtime waits for an answer if it does not say.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the runtime has, once we are told to stop, to make a call that we can
 /// leave with. On a node where nothing happens nothing fails either.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// What starts after us, the kubelet, should find us connected; but where there is no
+/// runtime it must not wait for ever.
+const WAIT_FOR_RUNTIME: Duration = Duration::from_secs(5);
 /// What is left to write when we are told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -67,12 +70,13 @@ pub struct Plugin {
     request_timeout: Duration,
     /// Sessions in a row that ended right after we named our events.
     cut_short: u32,
-    /// A runtime, by name and version, that does not know all of our events.
-    too_old: Option<String>,
     /// Handlers that panicked: bugs of ours, contained.
     panics: u64,
     ticked: Instant,
     status: String,
+    begun: Instant,
+    /// systemd was told that we are up.
+    ready: bool,
 }
 
 /// Why a session is over.
@@ -114,10 +118,11 @@ impl Plugin {
             runtime: None,
             request_timeout: REQUEST_TIMEOUT,
             cut_short: 0,
-            too_old: None,
             panics: 0,
             ticked: Instant::now(),
             status: String::new(),
+            begun: Instant::now(),
+            ready: false,
         }
     }
 
@@ -181,27 +186,29 @@ impl Plugin {
     fn session(&mut self, mut socket: UnixStream, signals: &SignalFd) -> Result<End> {
         let mut session = Session::default();
         let mut progress = Progress::default();
-        let end = match self.converse(&mut socket, &mut session, &mut progress, signals) {
-            Ok(end) => end,
-            Err(Error::Nri { source, .. }) => {
+        let conversation = || self.converse(&mut socket, &mut session, &mut progress, signals);
+        let end = match catch_unwind(AssertUnwindSafe(conversation)) {
+            Err(_) => {
+                self.panics = self.panics.saturating_add(1);
+                End::Closed
+            }
+            Ok(Ok(end)) => end,
+            Ok(Err(Error::Nri { source, .. })) => {
                 log::warn!("the connection to the runtime ended: {source}");
                 End::Closed
             }
-            Err(error) => return Err(error),
+            Ok(Err(error)) => return Err(error),
         };
         if progress.configured {
             let records = self.audit.disconnected();
             self.writer.offer(records);
         }
-        let runtime = self.runtime.take();
+        self.runtime = None;
         // A runtime that does not know an event says so by closing the connection.
         if progress.synchronized {
             self.cut_short = 0;
         } else if progress.configured && end == End::Closed {
             self.cut_short = self.cut_short.saturating_add(1);
-            if self.cut_short >= CUT_SHORT {
-                self.too_old = runtime;
-            }
         }
         Ok(end)
     }
@@ -299,11 +306,7 @@ impl Plugin {
 
     fn events(&self, configure: &[u8]) -> i32 {
         let runtime = ConfigureRequest::parse_from_bytes(configure).unwrap_or_default();
-        session::events(&runtime, self.is_too_old(&runtime))
-    }
-
-    fn is_too_old(&self, runtime: &ConfigureRequest) -> bool {
-        self.too_old.as_ref().is_some_and(|too_old| *too_old == name(runtime))
+        session::events(&runtime, self.cut_short >= CUT_SHORT)
     }
 
     /// Makes records of a call and hands them to the writer; `None` where that failed.
@@ -341,7 +344,7 @@ impl Plugin {
         let runtime = name(request);
         log::info!("connected to {runtime}");
         self.runtime = Some(runtime);
-        self.audit.configured(request, !self.is_too_old(request))
+        self.audit.configured(request, session::validates(request))
     }
 
     fn rest(&mut self, time: Duration, signals: &SignalFd) -> Result<End> {
@@ -382,6 +385,10 @@ impl Plugin {
         let status = format!(
             "{runtime}; records: {written} written, {lost} lost, {queued} waiting{failing}{panics}"
         );
+        if !self.ready && (self.runtime.is_some() || self.begun.elapsed() > WAIT_FOR_RUNTIME) {
+            systemd::ready(&status);
+            self.ready = true;
+        }
         if status != self.status {
             systemd::status(&status);
             self.status = status;

@@ -40,8 +40,6 @@ const WANTED: [Event; 7] = [
 
 /// Asks for every event that the runtime knows.
 const EVERYTHING: i32 = 0;
-/// The events of runtimes that cannot validate, older than NRI 0.10.
-const WITHOUT_VALIDATION: i32 = 0x7ff;
 
 /// What a runtime calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,23 +217,25 @@ fn encode(message: &impl protobuf::Message) -> Vec<u8> {
     message.write_to_bytes().unwrap_or_default()
 }
 
-/// The events to subscribe to. A runtime ends the connection over an event that it
-/// does not know, without a word; so only those that are known to be known are named,
-/// and everything is asked for elsewhere.
-pub fn events(runtime: &ConfigureRequest, without_validation: bool) -> i32 {
-    let wanted = WANTED.iter().fold(0, |events, event| events | bit(*event));
-    let name = runtime.runtime_name.as_str();
-    let newest = match name {
+/// Whether a runtime is known to show adjustments to plugins, which it does since NRI
+/// 0.10.
+pub fn validates(runtime: &ConfigureRequest) -> bool {
+    let first = match runtime.runtime_name.as_str() {
         "containerd" => Some([2, 2, 0]),
         "cri-o" => Some([1, 34, 0]),
         _ => None,
     };
-    let validates = version(&runtime.nri_version) >= [0, 10, 0]
-        || newest.is_some_and(|newest| version(&runtime.runtime_version) >= newest);
-    match (without_validation, validates) {
-        (true, _) => wanted & WITHOUT_VALIDATION,
-        (false, true) => wanted,
-        (false, false) => EVERYTHING,
+    version(&runtime.nri_version) >= [0, 10, 0]
+        || first.is_some_and(|first| version(&runtime.runtime_version) >= first)
+}
+
+/// The events to subscribe to. A runtime ends the connection over an event that it
+/// does not know, without a word; so they are named where they are known to be known,
+/// and elsewhere everything is asked for that there is.
+pub fn events(runtime: &ConfigureRequest, cautious: bool) -> i32 {
+    match validates(runtime) && !cautious {
+        true => WANTED.iter().fold(0, |events, event| events | bit(*event)),
+        false => EVERYTHING,
     }
 }
 

@@ -250,10 +250,12 @@ fn size(record: &Record) -> usize {
     let mut size = std::mem::size_of::<Waiting>();
     let mut add = |text: &str| size = size.saturating_add(text.len());
     record.note.iter().for_each(|note| add(note));
-    if let Some(Runtime { name, version }) = &record.runtime {
+    if let Some(Runtime { name, version }) = record.runtime.as_deref() {
         [name, version].into_iter().for_each(|text| add(text));
     }
-    if let Some(Container { id, name, pod_namespace, pod_name, pod_uid }) = &record.container {
+    if let Some(Container { id, name, pod_namespace, pod_name, pod_uid }) =
+        record.container.as_deref()
+    {
         [id, name, pod_namespace, pod_name, pod_uid].into_iter().for_each(|text| add(text));
     }
     if let Body::SessionStarted { nri_version: text }
@@ -298,6 +300,11 @@ impl Appending<'_> {
     /// there is in the log all the same.
     fn tell(&mut self, records: Vec<Record>) {
         let own = self.log.take_own();
+        for record in &records {
+            if let Body::Lost { records } = record.body {
+                log::warn!("{records} records are missing in the container log at this point");
+            }
+        }
         for record in own.into_iter().chain(records) {
             let _ = self.journal.try_send(record);
         }
@@ -359,11 +366,10 @@ impl Appending<'_> {
 
     /// Says so once, and again where the reason is another.
     fn is_failing(&self, reason: String) {
-        let mut queue = self.shared.queue();
-        if queue.failing.as_ref() != Some(&reason) {
+        let before = self.shared.queue().failing.replace(reason.clone());
+        if before.as_ref() != Some(&reason) {
             log::error!("{reason}; records wait in memory, {MOST_RECORDS} at the most");
         }
-        queue.failing = Some(reason);
     }
 }
 

@@ -5,6 +5,7 @@
 //! of our tag whose content is JSON in the canonical form of RFC 8785: keys sorted,
 //! no white space. So whoever parsed a record can compute its digest again.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
@@ -20,11 +21,14 @@ pub use field::{nri_event, Action, Attribution, Field, Outcome};
 pub const TAG: u32 = 0x4e52_494c;
 
 /// Strings of a record come from plugins and pods; longer ones are cut, in bytes of
-/// JSON. No record is longer than 256 KiB by this.
+/// JSON. No record is longer than [`LONGEST`] by this.
 pub const LONGEST_STRING: usize = 4096;
 
+/// Of a record, in bytes.
+const LONGEST: usize = 256 << 10;
+
 /// As many plugins as one adjustment names.
-const MOST_PLUGINS: usize = 32;
+pub const MOST_PLUGINS: usize = 32;
 
 /// One entry of the container log.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +37,8 @@ pub struct Record {
     /// Counts what the plugin saw: a gap is a loss. What the writer itself has to
     /// say is not counted.
     pub seq: Option<u64>,
-    pub runtime: Option<Runtime>,
-    pub container: Option<Container>,
+    pub runtime: Option<Arc<Runtime>>,
+    pub container: Option<Arc<Container>>,
     pub body: Body,
     /// What else is to be known, in a few words.
     pub note: Option<String>,
@@ -236,7 +240,7 @@ impl Record {
         json.text("kind", self.body.kind());
         json.text("time", &humantime::format_rfc3339_micros(self.time).to_string());
         json.number("seq", self.seq);
-        if let Some(Runtime { name, version }) = &self.runtime {
+        if let Some(Runtime { name, version }) = self.runtime.as_deref() {
             json.text("runtime", name);
             json.text("runtime_version", version);
         }
@@ -289,12 +293,19 @@ impl Record {
     }
 }
 
-/// The record in an event's data, `None` where the data is something else.
+/// The record in an event's data, `None` where the data is something else: also JSON
+/// that is longer than any record or not canonical, since it says different things to
+/// different readers.
 pub fn decode(event_data: &[u8]) -> Option<Map<String, Value>> {
     let mut reader = Reader::new(event_data);
     let (tag, length) = reader.u32().zip(reader.u32())?;
     let content = reader.take_u32(length).filter(|_| tag == TAG)?;
-    serde_json::from_slice(content).ok()
+    if content.len() > LONGEST {
+        return None;
+    }
+    let record: Map<String, Value> = serde_json::from_slice(content).ok()?;
+    let canonical = serde_json::to_string(&record).ok()?;
+    (canonical.as_bytes() == content).then_some(record)
 }
 
 /// A record in a line for people. Made from what stands in the log, which anybody
