@@ -878,6 +878,31 @@ fn who_can_have_made_it_is_inferred_where_nobody_owns_it() {
     }
 }
 
+/// Whoever owns the limit took it away, and runtimes show that in two ways.
+#[test]
+fn a_limit_of_no_processes_is_none_where_somebody_asked_for_it() {
+    let pids = |c: &mut Container, limit| {
+        c.resources().pids = some(LinuxPids { limit, ..Default::default() });
+    };
+    let (mut runtime, plugin) = audited(CONTAINERD_2_3);
+    let wanted = |id: &str| {
+        Creation::of(id)
+            .pristine(|c| pids(c, 7))
+            .adjust(|a| a.resources().pids = some(LinuxPids::new()))
+            .owner(Field::PidsLimit, ALPHA)
+    };
+    runtime.live(&wanted("none").effective(|c| c.resources().pids = None.into()));
+    runtime.live(&wanted("zero").effective(|c| pids(c, 0)));
+    runtime.live(&wanted("kept"));
+    let records = all_records(&mut runtime, &plugin);
+    for (id, outcome) in [("none", "applied"), ("zero", "applied"), ("kept", "not_applied")] {
+        let lines = adjustments(&records, id);
+        assert_eq!(lines, [format!("pids_limit.set by 10-alpha: {outcome}")], "{id}");
+        let record = records.iter().find(|record| is(record, "adjustment", id)).unwrap();
+        assert_eq!(text(record, "value"), "0", "{id}");
+    }
+}
+
 /// Runtimes fill in empty messages where nobody asked for anything.
 #[test]
 fn what_is_empty_is_no_adjustment() {
@@ -965,6 +990,19 @@ fn a_creation_that_a_lost_session_left_open_is_decided_in_the_next() {
     let ids: Vec<&str> = unaudited.map(|record| text(record, "container_id")).collect();
     assert_eq!(ids, ["unseen"], "it came to be between the sessions");
     assert!(records.iter().all(|record| text(record, "kind") != "baseline"));
+}
+
+/// Between two sessions it may have come and gone, or never have come.
+#[test]
+fn a_creation_that_the_next_session_does_not_show_stays_unresolved() {
+    let (mut runtime, plugin) = audited(CONTAINERD_2_3);
+    let gone = Creation::of("gone").adjust(|a| a.args = list(&["/y"])).owner(Field::Args, ALPHA);
+    runtime.create(&gone);
+    runtime.disconnect();
+    runtime.connect();
+    runtime.remove(&gone.effective);
+    let records = all_records(&mut runtime, &plugin);
+    assert_eq!(adjustments(&records, "gone"), ["args.set by 10-alpha: unresolved"]);
 }
 
 #[test]
@@ -1055,6 +1093,33 @@ fn an_update_that_is_tried_again_is_compared_with_what_came_of_it() {
     assert_eq!(outcomes, ["not_applied", "not_applied", "applied"]);
 }
 
+/// Maps have no order of their own.
+#[test]
+fn keys_of_an_update_come_in_the_order_of_their_bytes() {
+    const KEYS: [&str; 8] = [
+        "CPU",
+        "cpu.weight",
+        "cpu.weight.nice",
+        "io.max",
+        "memory.high",
+        "memory.low",
+        "pids.max",
+        "ä",
+    ];
+    let unified = KEYS.map(|key| (key, "1"));
+    let (mut runtime, plugin) = audited(CONTAINERD_2_3);
+    runtime.live(&Creation::of("c1").update("other", |r| r.unified = map(&unified)));
+    runtime.live(&Creation::of("c2"));
+    let resources = LinuxResources { unified: map(&unified), ..Default::default() };
+    runtime.update(&Creation::of("c2").effective, &resources);
+    let records = all_records(&mut runtime, &plugin);
+    for id in ["c1", "c2"] {
+        let updates = records.iter().filter(|record| is(record, "update", id));
+        let names: Vec<&str> = updates.map(|record| text(record, "name")).collect();
+        assert_eq!(names, KEYS, "{id}");
+    }
+}
+
 #[test]
 fn an_update_is_told_with_what_became_of_it() {
     let (mut runtime, plugin) = audited(CONTAINERD_2_3);
@@ -1137,6 +1202,16 @@ fn no_secret_is_ever_written() {
                 ),
                 mount("/c", "//host", &["secret=s3cr3t", "passwd=s3cr3t", "token=s3cr3t"]),
             ];
+            // Lists in one option, and options in an option.
+            for (at, option) in ["vers=3.0,username=bob,password=s3cr3t", "data=password=s3cr3t"]
+                .into_iter()
+                .chain(["pwd=s3cr3t", "cred=s3cr3t", "rw,PWD=s3cr3t"])
+                .enumerate()
+            {
+                a.mounts.push(mount(&format!("/o/{at}"), "//host", &[option]));
+            }
+            // Runtimes put an equals sign between the two, wherever the first ends.
+            a.env = vec![env("TOKEN=s3cr3t", "")];
             let hooks = a.hooks.mut_or_insert_default();
             hooks.prestart = vec![hook("/h")];
             hooks.prestart[0].env = list(&["TOKEN=s3cr3t"]);
@@ -1154,6 +1229,10 @@ fn no_secret_is_ever_written() {
         assert!(!contains(&written(&plugin), SECRET), "with {detail} detail\n{}", plugin.said());
         let shown = records.iter().find(|record| text(record, "name") == "/a").unwrap();
         assert!(text(shown, "value").contains("//host") && text(shown, "value").contains("rw"));
+        let variable = records
+            .iter()
+            .find(|record| is(record, "adjustment", "options") && text(record, "field") == "env");
+        assert_eq!(text(variable.unwrap(), "name"), "TOKEN");
     }
 }
 

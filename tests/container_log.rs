@@ -17,10 +17,12 @@ use ccnp_eventlog::container_log::{ContainerLog, Opened, Settings, DEFAULT_PCR};
 use ccnp_eventlog::error::Error;
 use ccnp_eventlog::live::{from_hex, Register};
 use ccnp_eventlog::log::payload::hex;
+use ccnp_eventlog::log::write::write_event;
 use ccnp_eventlog::log::{algorithm, event_type, Digest, End, Log};
 use ccnp_eventlog::nri::writer::{Writer, MOST_RECORDS};
 use ccnp_eventlog::record::{
-    decode, Action, Attribution, Body, Change, Container, Field, Outcome, Record, Registered, Shown,
+    decode, Action, Attribution, Body, Change, Container, Field, Outcome, Record, Registered,
+    Shown, TAG,
 };
 use ccnp_eventlog::source;
 use common::fuse::{Asked, FuseFile};
@@ -266,6 +268,57 @@ fn each_boot_has_a_file_and_eight_older_ones_are_kept() {
     assert_eq!(kept, inodes[3..11]);
     let previous = records(&folder.path().join("container.log"))[0]["previous"].clone();
     assert_eq!(previous, older[7].file_name().unwrap().to_str().unwrap());
+}
+
+/// Names are made of times, and a clock may be set back by years.
+#[test]
+fn a_clock_that_was_set_back_costs_no_newer_file() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("container.log");
+    let of_boot = |boot: &str| Settings { boot_id: boot.to_owned(), ..settings(folder.path()) };
+    drop(ContainerLog::open(of_boot("the future")).unwrap());
+    for at in 0..8 {
+        let name = format!("container-20990101T000000.00000{at}Z.log");
+        fs::copy(&path, folder.path().join(name)).unwrap();
+    }
+    for boot in ["one", "two", "three"] {
+        let inode = fs::metadata(&path).unwrap().ino();
+        drop(ContainerLog::open(of_boot(boot)).unwrap());
+        let older = older(folder.path());
+        assert_eq!(older.len(), 8);
+        let newest = older.last().unwrap();
+        assert_eq!(fs::metadata(newest).unwrap().ino(), inode, "{older:?}");
+        let previous = records(&path)[0]["previous"].as_str().unwrap().to_owned();
+        assert_eq!(folder.path().join(previous), *newest);
+    }
+}
+
+/// Whoever can write to the file cannot stop the count, nor make numbers of it that
+/// readers of JSON round.
+#[test]
+fn a_number_that_no_run_reaches_is_not_gone_on_from() {
+    let folder = TempDir::new().unwrap();
+    let mut log = open(folder.path()).log;
+    log.append(&[baseline(0), baseline(1)]).unwrap();
+    let path = log.path().to_owned();
+    drop(log);
+    let json = format!(r#"{{"kind":"baseline","seq":{}}}"#, u64::MAX);
+    let length = u32::try_from(json.len()).unwrap();
+    let data = [&TAG.to_le_bytes()[..], &length.to_le_bytes(), json.as_bytes()].concat();
+    let [sha256, sha384] =
+        [algorithm::SHA256, algorithm::SHA384].map(|bank| (bank, hash(bank, &data).unwrap()));
+    let digests =
+        [&sha256, &sha384].map(|(algorithm, bytes)| Digest { algorithm: *algorithm, bytes });
+    let mut event = Vec::new();
+    write_event(&mut event, 4, event_type::EV_EVENT_TAG, &digests, &data).unwrap();
+    File::options().append(true).open(&path).unwrap().write_all(&event).unwrap();
+    let mut last = 1;
+    for _ in 0..3 {
+        let Opened { mut log, next_seq, .. } = open(folder.path());
+        assert!(next_seq > last && next_seq < 1 << 53, "{next_seq} after {last}");
+        log.append(&[baseline(next_seq)]).unwrap();
+        last = next_seq;
+    }
 }
 
 #[test]

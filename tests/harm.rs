@@ -4,19 +4,31 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use ccnp_eventlog::messages::nri::{Hook, POSIXRlimit};
 use ccnp_eventlog::nri::writer::MOST_RECORDS;
 use ccnp_eventlog::record::Field;
 use common::adjusted::{adjustments, env, everything, list, string, HasLinux};
 use common::disk::Disk;
 use common::plugin::{audited, audited_with, is, number, text, Plugin, Record};
-use common::runtime::{Creation, Failure, Runtime, ALPHA, CONTAINERD_2_3, PATIENCE};
+use common::runtime::{
+    Creation, Failure, Runtime, ALPHA, CONTAINERD_2_3, LONGEST_MESSAGE, PATIENCE,
+};
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use protobuf::Message;
 
 /// What a runtime may be kept waiting for every event of the node.
 const AT_ONCE: Duration = Duration::from_millis(5);
 /// The cores are shared and noisy; nobody's creation fails by this.
 const SOON: Duration = Duration::from_millis(250);
+
+/// As long as runtimes wait, unless somebody configures them.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A plugin whose log is on this disk.
 fn audited_on(disk: &Disk, arguments: &[&str]) -> (Runtime, Plugin) {
@@ -157,6 +169,50 @@ fn a_full_disk_delays_no_creation_and_its_loss_is_counted() {
     every_record_is_there_or_counted_as_lost(&records);
 }
 
+/// Standard errors that nobody reads and that take not a byte more: a pipe, and a
+/// socket as the journal's is. The ends to read from are to be kept.
+fn deaf() -> [(Stdio, OwnedFd); 2] {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let nonblocking = |on| {
+        let flags = if on { OFlag::O_NONBLOCK } else { OFlag::empty() };
+        fcntl(writer.as_raw_fd(), FcntlArg::F_SETFL(flags)).unwrap();
+    };
+    nonblocking(true);
+    while (&writer).write(&[7; 4096]).is_ok() {}
+    nonblocking(false);
+    let (far, mut near) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    while near.write(&[7; 4096]).is_ok() {}
+    near.set_nonblocking(false).unwrap();
+    [(writer.into(), reader.into()), (OwnedFd::from(near).into(), far.into())]
+}
+
+/// Warnings come in floods where something is wrong, and wrong it is for everybody.
+#[test]
+fn a_standard_error_that_nobody_reads_delays_no_creation() {
+    let Some(disk) = Disk::small(64 << 10) else { return };
+    for (stderr, _kept) in deaf() {
+        let mut plugin = Plugin::stopped();
+        plugin.container_log = disk.path().join("container.log");
+        let mut runtime = Runtime::listen(&plugin.socket(), CONTAINERD_2_3);
+        plugin.adopt(plugin.command(&["--log", "trace"]).stderr(stderr).spawn().unwrap());
+        runtime.connect();
+        runtime.live(&small("before"));
+        plugin.records_when("before", |records| has(records, "outcome", "before"));
+        for _ in 0..1000 {
+            let service = "nri.pkg.api.v1alpha1.Plugin";
+            let answer = runtime.call_bytes(service, "ValidateContainerAdjustment", b"\xff");
+            assert_eq!(answer, Ok(Vec::new()));
+        }
+        disk.fill();
+        for at in 0..200 {
+            runtime.live(&small(&format!("c{at}")));
+        }
+        answers_were_at_once(&runtime, "a standard error that nobody reads");
+        disk.empty();
+    }
+}
+
 #[test]
 fn fail_closed_rejects_what_cannot_be_recorded_and_nothing_else() {
     let Some(disk) = Disk::small(1 << 10) else { return };
@@ -212,6 +268,89 @@ fn a_request_as_large_as_any_is_answered() {
     assert_eq!(adjustments(&records, "value"), ["env.add K by 10-alpha: not_applied"]);
     every_record_is_there_or_counted_as_lost(&records);
     assert!(plugin.said().len() < 100_000);
+}
+
+/// The creation with as many of something, each of the same size, as a message has
+/// room for.
+fn as_many_as_fit(creation: impl Fn(usize) -> Creation) -> Creation {
+    let size = |count| creation(count).request.compute_size() as usize;
+    let (some, more) = (size(10_000), size(20_000));
+    // What is around the request in its call, and what lengths of lengths differ by.
+    let room = LONGEST_MESSAGE - 1000;
+    let fitting = creation(10_000 + (room - some) * 10_000 / (more - some));
+    let size = fitting.request.compute_size() as usize;
+    assert!(size <= room && size > room - 10_000, "{size} bytes");
+    fitting
+}
+
+fn numbers(count: usize, width: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |n| format!("{n:0width$}"))
+}
+
+/// Requests whose every part is compared with, or repeated for, every other by whoever
+/// is careless.
+fn laborious() -> [(&'static str, Creation); 4] {
+    let limits = as_many_as_fit(|count| {
+        let limit = POSIXRlimit { type_: "R".into(), soft: 1, hard: 1, ..Default::default() };
+        let half = vec![limit; count / 2];
+        Creation::of("limits")
+            .pristine(|c| {
+                c.env = numbers(count, 14).map(|name| name + "=").collect();
+                c.rlimits = half.clone();
+            })
+            .adjust(|a| a.rlimits = half.clone())
+    });
+    let withdrawn = as_many_as_fit(|count| {
+        let names = numbers(count, 11).map(|name| format!("w{name}"));
+        let creation = Creation::of("withdrawn")
+            .adjust(|a| a.env = numbers(count, 12).map(|name| env(&name, "v")).collect());
+        names.fold(creation, |creation, name| creation.owner_of(Field::Env, &name, "-20-beta"))
+    });
+    let owners = vec![ALPHA; (3 << 20) / (ALPHA.len() + 1)].join(",");
+    let hooks = as_many_as_fit(|count| {
+        let hook = Hook { path: "h".into(), ..Default::default() };
+        Creation::of("hooks")
+            .adjust(|a| a.hooks.mut_or_insert_default().prestart = vec![hook; count])
+            .owner(Field::Hook, &owners)
+    });
+    let named = as_many_as_fit(|count| {
+        Creation::of("named")
+            .pristine(|c| c.name = "n".repeat(1 << 20))
+            .adjust(|a| a.annotations = numbers(count, 56).map(|key| (key, "".into())).collect())
+    });
+    [("limits", limits), ("withdrawals", withdrawn), ("hooks", hooks), ("a long name", named)]
+}
+
+/// Whoever waits for the answer after it would have its creation fail.
+#[test]
+fn no_request_takes_long_to_understand_or_much_memory() {
+    let mut failures = Vec::new();
+    for (what, creation) in laborious() {
+        let mut plugin = Plugin::stopped();
+        let mut runtime = Runtime::listen(&plugin.socket(), CONTAINERD_2_3);
+        // What takes too long is told here, and how long.
+        runtime.request_timeout = PATIENCE;
+        plugin.run(&[]);
+        runtime.connect();
+        plugin.may_use(4 << 30);
+        runtime.create(&creation);
+        runtime.create(&small("next"));
+        runtime.post_create(&creation.effective);
+        runtime.create(&small("last"));
+        let (_, peak) = (latencies(&runtime, what), plugin.peak_memory());
+        println!("{what}: {} MiB of memory", peak >> 20);
+        failures.extend(
+            runtime
+                .latencies
+                .iter()
+                .filter(|(_, taken)| *taken > REQUEST_TIMEOUT)
+                .map(|(method, taken)| format!("{what}: {method} waits for {taken:?}")),
+        );
+        if peak >= 512 << 20 {
+            failures.push(format!("{what}: {peak} bytes of memory"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]

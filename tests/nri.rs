@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -9,12 +10,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ccnp_eventlog::messages::nri::{
-    ContainerEventRequest, StateChangeEvent, SynchronizeRequest, ValidateContainerAdjustmentRequest,
+    ContainerEventRequest, LinuxResources, StateChangeEvent, SynchronizeRequest,
+    ValidateContainerAdjustmentRequest,
 };
 use ccnp_eventlog::record::Field;
+use common::adjusted::{int, uint, HasLinux};
 use common::plugin::{audited, audited_with, is, number, text, Plugin, Record, NRI};
 use common::runtime::{
-    bytes, frame, Creation, Failure, Runtime, Sending, Version, ALPHA, CONTAINERD_2_1,
+    bytes, frame, pod, some, Creation, Failure, Runtime, Sending, Version, ALPHA, CONTAINERD_2_1,
     CONTAINERD_2_2_0, CONTAINERD_2_2_1, CONTAINERD_2_3, CONTAINERD_2_4, CRIO_1_34, DOCKER,
     LONGEST_MESSAGE, PATIENCE, RESOURCE_EXHAUSTED, UNIMPLEMENTED,
 };
@@ -24,7 +27,6 @@ use serde_json::Value;
 
 /// POST_CREATE, START, UPDATE, POST_UPDATE, REMOVE, VALIDATE and RUN_POD.
 const WANTED: i32 = 0x25b1;
-const WANTED_BEFORE_0_10: i32 = WANTED & 0x7ff;
 
 const SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 
@@ -72,6 +74,63 @@ fn name_and_index_are_the_operators() {
     let (runtime, _plugin) = audited_with(CONTAINERD_2_3, &["--name", "watch.er", "--index", "42"]);
     assert_eq!(runtime.registered.plugin_name, "watch.er");
     assert_eq!(runtime.registered.plugin_idx, "42");
+}
+
+/// A plugin that is run by its environment alone, and the runtime that it connects to.
+fn audited_by(variables: &[(&str, &str)]) -> (Runtime, Plugin) {
+    let mut plugin = Plugin::stopped();
+    let mut runtime = Runtime::listen(&plugin.socket(), CONTAINERD_2_3);
+    let child = Command::new(NRI)
+        .env_clear()
+        .env("CCNP_EVENTLOG_NRI_SOCKET", plugin.socket())
+        .env("CCNP_EVENTLOG_CONTAINER_LOG", &plugin.container_log)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    plugin.adopt(child.unwrap());
+    runtime.connect();
+    (runtime, plugin)
+}
+
+#[test]
+fn variables_do_what_the_flags_do() {
+    let (mut runtime, plugin) = audited_by(&[
+        ("CCNP_EVENTLOG_NRI_NAME", "watch.er"),
+        ("CCNP_EVENTLOG_NRI_INDEX", "42"),
+        ("CCNP_EVENTLOG_NRI_DETAIL", "summary"),
+        ("CCNP_EVENTLOG_NRI_EXTEND", "none"),
+    ]);
+    assert_eq!(runtime.registered.plugin_name, "watch.er");
+    assert_eq!(runtime.registered.plugin_idx, "42");
+    runtime.live(&Creation::of("c1").adjust(|a| a.cpu().shares = uint(7)));
+    let adjustment = &plugin.records_of("adjustment", 1)[0];
+    assert_eq!(adjustment.get("value"), None, "a summary shows no amounts");
+}
+
+#[test]
+fn fail_closed_is_a_truth_value_in_the_environment() {
+    for (value, rejects) in
+        [("1", true), ("yes", true), ("true", true), ("0", false), ("false", false), ("no", false)]
+    {
+        let (mut runtime, plugin) = audited_by(&[("CCNP_EVENTLOG_NRI_FAIL_CLOSED", value)]);
+        plugin.records_of("session_started", 1);
+        // Nothing is written to a file that is not ours.
+        fs::remove_file(&plugin.container_log).unwrap();
+        fs::write(&plugin.container_log, "precious").unwrap();
+        let answer = runtime.try_create(&Creation::of("c1")).unwrap();
+        assert_eq!(answer.is_some(), rejects, "{value}: {answer:?}");
+    }
+}
+
+/// These name a plugin to whom the runtime passes a connection as well.
+#[test]
+fn a_name_without_a_connection_is_not_the_runtimes() {
+    let (runtime, _plugin) =
+        audited_by(&[("NRI_PLUGIN_NAME", "launched"), ("NRI_PLUGIN_IDX", "07")]);
+    assert_eq!(runtime.registered.plugin_name, "eventlog");
+    assert_eq!(runtime.registered.plugin_idx, "00");
 }
 
 /// Whatever the frames are, and whichever of Configure and the answer to
@@ -162,21 +221,68 @@ fn a_runtime_without_validation_is_answered_whatever_it_asks() {
     }
 }
 
+/// A runtime closes the connection over an event that it does not know. It never does
+/// over everything, and so nothing that it can tell is missed.
 #[test]
-fn a_mask_that_ends_two_sessions_is_made_smaller() {
+fn a_mask_that_ends_two_sessions_becomes_everything() {
     let lying = Version { known_events: CONTAINERD_2_1.known_events, ..CONTAINERD_2_2_0 };
     let mut plugin = Plugin::stopped();
     let mut runtime = Runtime::listen(&plugin.socket(), lying);
     plugin.run(&[]);
     for _ in 0..2 {
-        let session = runtime.accept();
-        assert_eq!(runtime.establish(session), Err(Failure::Closed));
+        let mut session = runtime.accept();
+        assert_eq!(runtime.configure(&mut session), Err(Failure::Closed));
+        assert_eq!(session.events, WANTED);
     }
     runtime.connect();
-    assert_eq!(runtime.events, WANTED_BEFORE_0_10);
+    assert_eq!(runtime.events, 0);
     assert!(plugin.is_running());
-    let started = plugin.records_of("session_started", 3);
-    assert_ne!(text(&started[2], "note"), "", "that nobody will be told who adjusts what");
+}
+
+/// Sessions end for other reasons too: whoever validates is still heard, and is asked
+/// for no more than is needed once things are well.
+#[test]
+fn everything_is_asked_for_until_a_session_goes_well() {
+    let mut plugin = Plugin::stopped();
+    let mut runtime = Runtime::listen(&plugin.socket(), CONTAINERD_2_2_0);
+    plugin.run(&[]);
+    for _ in 0..2 {
+        let mut session = runtime.accept();
+        runtime.configure(&mut session).unwrap();
+        assert_eq!(session.events, WANTED);
+    }
+    runtime.connect();
+    assert_eq!(runtime.events, 0);
+    audits(&mut runtime, &plugin, "c1");
+    runtime.disconnect();
+    runtime.connect();
+    assert_eq!(runtime.events, WANTED);
+    audits(&mut runtime, &plugin, "c2");
+}
+
+/// What they carry is not what the events of containers carry, and nobody asked for it.
+#[test]
+fn events_of_pods_make_no_record() {
+    let all = Version { name: "something", version: "9.9.9", ..CONTAINERD_2_2_0 };
+    let (mut runtime, plugin) = audited(all);
+    assert_eq!(runtime.events, 0);
+    let mut resources = LinuxResources::new();
+    resources.memory.mut_or_insert_default().limit = int(-1);
+    resources.cpu.mut_or_insert_default().cpus = "0-1".into();
+    let mut request = bytes(&ContainerEventRequest { pod: some(pod()), ..Default::default() });
+    for field in [2, 3] {
+        let resources = bytes(&resources);
+        request.extend([field << 3 | 2, u8::try_from(resources.len()).unwrap()]);
+        request.extend(resources);
+    }
+    for event in ["Run", "Update", "PostUpdate", "Stop", "Remove"] {
+        let method = format!("{event}PodSandbox");
+        assert_eq!(runtime.call_bytes(SERVICE, &method, &request), Ok(Vec::new()), "{method}");
+    }
+    audits(&mut runtime, &plugin, "c1");
+    let records = plugin.records();
+    assert_eq!(kinds(&records)[..3], ["log_opened", "session_started", "plugin_connected"]);
+    assert_eq!(count(&records, "lost"), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use ccnp_eventlog::error::Error;
 use ccnp_eventlog::log::payload::hex;
 use ccnp_eventlog::log::write::{write_event, write_spec_id};
 use ccnp_eventlog::log::{algorithm, Digest, Log};
-use ccnp_eventlog::record::{Body, Record, Registered};
+use ccnp_eventlog::record::{Body, Record, Registered, TAG};
 use ccnp_eventlog::rpc::health::health_check_response::ServingStatus;
 use ccnp_eventlog::rpc::health::HealthCheckRequest;
 use ccnp_eventlog::rpc::HEALTH_CHECK;
@@ -383,6 +383,41 @@ fn the_container_log_is_told_in_the_terms_of_the_category() {
             assert_eq!(slice["EventLogs"][1]["Record"], Value::Null);
             assert_eq!(read(&path.with_extension("bin")), log, "the bytes are the whole record");
         }
+    }
+}
+
+/// What only looks like a record is somebody else's: two readers could take it for two
+/// different things.
+#[test]
+fn a_record_is_one_as_it_is_written_and_in_no_other_form() {
+    let ours = Record::new(SystemTime::UNIX_EPOCH, Body::Lost { records: 3 });
+    let record = Value::Object(ours.to_json());
+    let long = format!(r#"{{"kind":"lost","note":"{}"}}"#, "x".repeat(256 << 10));
+    let written = [
+        (record.to_string(), record),
+        (long, Value::Null),
+        (r#"{"kind":"lost","records":3,"records":3}"#.into(), Value::Null),
+        (r#"{"kind": "lost","records":3}"#.into(), Value::Null),
+        ("{\"kind\":\"lost\",\"records\":3}\n".into(), Value::Null),
+        (r#"{"records":3,"kind":"lost"}"#.into(), Value::Null),
+        (format!(r#"{{"kind":"lost","records":{}}}"#, "1".repeat(30)), Value::Null),
+    ];
+    let mut log = Vec::new();
+    let registered = Registered { mr_index: 4, pcr: 13 };
+    write_spec_id(&mut log, 0, &[(algorithm::SHA384, 48)], &registered.to_vendor_info()).unwrap();
+    for (json, _) in &written {
+        let length = u32::try_from(json.len()).unwrap();
+        let data = [&TAG.to_le_bytes()[..], &length.to_le_bytes(), json.as_bytes()].concat();
+        let digests = [Digest { algorithm: algorithm::SHA384, bytes: &[2; 48] }];
+        write_event(&mut log, 4, 6, &digests, &data).unwrap();
+    }
+    let mut server = Server::stopped();
+    fs::write(server.path("container.log"), &log).unwrap();
+    server.run(&[]);
+    let slice = json(&server.get(SAAS_TDX, 0, 0).unwrap());
+    for (at, (json, record)) in written.iter().enumerate() {
+        let shown = &slice["EventLogs"][at]["Record"];
+        assert_eq!(shown, record, "{:.60}", json);
     }
 }
 

@@ -87,6 +87,24 @@ impl Plugin {
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// What it has used of memory at the most, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// Lets it fail rather than take all memory of the machine.
+    pub fn may_use(&self, bytes: u64) {
+        let mut limit = Command::new("prlimit");
+        limit.arg(format!("--as={bytes}")).arg(format!("--pid={}", self.id()));
+        assert!(limit.status().unwrap().success());
+    }
+
+    fn id(&self) -> u32 {
+        self.child.as_ref().expect("the plugin runs").id()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
