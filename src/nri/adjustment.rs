@@ -15,6 +15,9 @@ use crate::record::{self, Action, Attribution, Change, Field, Shown, MOST_PLUGIN
 
 /// Entries of one key that are compared part by part.
 const MOST_COMPARED: usize = 64;
+/// Adjustments of one creation that are recorded. No honest one has a tenth of that, and
+/// the runtime waits behind whoever works through a request made of nothing else.
+const MOST_ASKED: usize = 10_000;
 /// As many plugins as are looked at; a node has a handful.
 const MOST_CONNECTED: usize = 1024;
 /// Of identifiers, and of names of containers, pods and plugins, in characters.
@@ -57,6 +60,36 @@ pub enum Wanted {
     Gone,
     /// As it was before.
     AsBefore,
+}
+
+/// What was asked for, in the order in which runtimes apply it.
+#[derive(Debug, Default)]
+pub struct Requested {
+    pub asked: Vec<Asked>,
+    /// How many there were beyond the bound.
+    pub left_out: usize,
+}
+
+impl Requested {
+    /// Takes in more, as long as there is room.
+    fn extend(&mut self, more: Requested) {
+        self.left_out = self.left_out.saturating_add(more.left_out);
+        self.asked.extend(more.asked);
+        self.left_out = self.left_out.saturating_add(self.asked.len().saturating_sub(MOST_ASKED));
+        self.asked.truncate(MOST_ASKED);
+    }
+
+    /// Hooks keep the order of their stages; everything else goes by its key.
+    fn sort(&mut self) {
+        self.asked.sort_by(|a, b| {
+            let (a, b) = (&a.change, &b.change);
+            order(a.field, a.name.as_deref()).cmp(&order(b.field, b.name.as_deref()))
+        });
+    }
+}
+
+fn order(field: Field, name: Option<&str>) -> (Field, &str) {
+    (field, name.filter(|_| field != Field::Hook).unwrap_or_default())
 }
 
 /// A container's leaves by field and key.
@@ -160,7 +193,7 @@ pub fn requested(
     ourselves: &str,
     nri_version: &str,
     detail: Detail,
-) -> Vec<Asked> {
+) -> Requested {
     let candidates: Vec<String> = connected(request)
         .into_iter()
         .filter(|plugin| plugin != ourselves && plugin != "00-default-validator")
@@ -175,50 +208,36 @@ pub fn requested(
     };
     let before = Effective::of(&request.container);
     let own = owners(&request.container.id);
-    let mut asked = asked(leaves, &before, &own, None, detail);
-    let misroutes = (([0, 11, 0])..=[0, 12, 2]).contains(&version(nri_version));
-    for removal in &mut asked {
+    let mut requested = asked(leaves, &before, &own, None, detail);
+    let misroutes = ([0, 11, 0]..=[0, 12, 2]).contains(&version(nri_version));
+    for removal in &mut requested.asked {
         if misroutes || version(nri_version) == [0, 0, 0] {
             find_misrouted(removal, &before);
         }
     }
-    asked.extend(withdrawn(&own, &asked, &before));
-    sort(&mut asked);
+    requested.extend(withdrawn(&own, &requested.asked, &before));
+    requested.sort();
     for update in &request.update {
-        asked.extend(updated(update, &owners(&update.container_id), detail));
+        requested.extend(updated(update, &owners(&update.container_id), detail));
     }
-    asked
+    requested
 }
 
 /// What an update of an existing container asks for. Who asked, nobody tells.
-pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) -> Vec<Asked> {
+pub fn update(before: &Container, resources: &LinuxResources, detail: Detail) -> Requested {
     let nobody =
         Owners { fields: &FieldOwners::default(), candidates: &[], hooks_of_last_alone: false };
     let before = Effective::of(before);
     // What a runtime's client leaves as it is comes as 0.
     let mut leaves = leaf::of_resources(resources);
     leaves.retain(|leaf| leaf.shown != Shown::Value("0".to_owned()));
-    let mut asked = asked(leaves, &before, &nobody, None, detail);
-    sort(&mut asked);
-    asked
+    asked(leaves, &before, &nobody, None, detail)
 }
 
-fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Vec<Asked> {
+fn updated(update: &ContainerUpdate, owners: &Owners<'_>, detail: Detail) -> Requested {
     let leaves = leaf::of_resources(&update.linux.resources);
     let target = cut(&update.container_id);
-    let mut asked = asked(leaves, &Effective::default(), owners, Some(&target), detail);
-    sort(&mut asked);
-    asked
-}
-
-fn sort(asked: &mut [Asked]) {
-    asked.sort_by(|a, b| order(&a.change).cmp(&order(&b.change)));
-}
-
-/// Hooks keep the order of their stages; everything else goes by its key.
-fn order(change: &Change) -> (Field, Option<&str>) {
-    let by_key = change.field != Field::Hook;
-    (change.field, change.name.as_deref().filter(|_| by_key))
+    asked(leaves, &Effective::default(), owners, Some(&target), detail)
 }
 
 fn asked(
@@ -227,7 +246,7 @@ fn asked(
     owners: &Owners<'_>,
     target: Option<&str>,
     detail: Detail,
-) -> Vec<Asked> {
+) -> Requested {
     let key = |leaf: &Leaf| (leaf.field, leaf.name.clone());
     let mut marked = HashSet::new();
     let mut written = HashSet::new();
@@ -239,6 +258,9 @@ fn asked(
     }
     // Set and removed is one wish: to have it replaced.
     leaves.retain(|leaf| leaf.said != Said::Remove || !written.contains(&key(leaf)));
+    leaves.sort_by(|a, b| order(a.field, Some(&a.name)).cmp(&order(b.field, Some(&b.name))));
+    let left_out = leaves.len().saturating_sub(MOST_ASKED);
+    leaves.truncate(MOST_ASKED);
     let mut ranks = HashMap::<_, usize>::new();
     let mut asked = Vec::with_capacity(leaves.len());
     for leaf in leaves {
@@ -282,7 +304,7 @@ fn asked(
             rank: *rank,
         });
     }
-    asked
+    Requested { asked, left_out }
 }
 
 /// Neither is a limit, and none is what shows.
@@ -358,7 +380,7 @@ fn find_misrouted(removal: &mut Asked, before: &Effective) {
 
 /// Adjustments that a later plugin took back: nothing is left of them but the owner,
 /// with the mark of a removal.
-fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<Asked> {
+fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Requested {
     let field_of = |number: &i32| Field::all().find(|field| field.number() == Some(*number));
     let simple = owners.fields.simple.iter().map(|(number, owner)| (number, "", owner));
     let compound = owners.fields.compound.iter().flat_map(|(number, names)| {
@@ -371,7 +393,7 @@ fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<As
             [(field, ""), (field, asked.change.name.as_deref().unwrap_or_default())]
         })
         .collect();
-    let mut withdrawn = Vec::new();
+    let mut withdrawn = Requested::default();
     for (number, name, owner) in simple.chain(compound) {
         let (Some(field), Some(plugin)) = (field_of(number), owner.strip_prefix('-')) else {
             continue;
@@ -380,7 +402,11 @@ fn withdrawn(owners: &Owners<'_>, asked: &[Asked], before: &Effective) -> Vec<As
             continue;
         }
         let name = if field == Field::Env { leaf::variable(name) } else { name };
-        withdrawn.push(Asked {
+        if withdrawn.asked.len() >= MOST_ASKED {
+            withdrawn.left_out = withdrawn.left_out.saturating_add(1);
+            continue;
+        }
+        withdrawn.asked.push(Asked {
             seq: 0,
             container: Arc::default(),
             of_creation: false,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use protobuf::Message;
 use serde_json::{Map, Value};
 
-use super::adjustment::{self, cut, Asked, Detail, Effective};
+use super::adjustment::{self, cut, Asked, Detail, Effective, Requested};
 use super::outcome::outcome;
 use super::session::{Call, Method};
 use crate::messages::nri::{
@@ -206,7 +206,7 @@ impl Audit {
         let mut records = self.plugins_now(request);
         let container = subject(&request.pod, &request.container);
         self.is_new(&container.id);
-        let mut asked =
+        let Requested { mut asked, left_out } =
             adjustment::requested(request, &self.ourselves, &self.nri_version, self.detail);
         if asked.is_empty() {
             records.push(self.record(Some(container), Body::NoAdjustment));
@@ -219,6 +219,7 @@ impl Audit {
             };
             records.push(self.ask(&container, asked, body));
         }
+        records.extend(self.leave_out(&container, left_out));
         records.extend(self.wait(asked));
         records
     }
@@ -254,9 +255,10 @@ impl Audit {
     /// An existing container is about to be updated.
     fn updating(&mut self, request: &UpdateContainerRequest) -> Vec<Record> {
         let container = subject(&request.pod, &request.container);
-        let mut asked =
+        let Requested { mut asked, left_out } =
             adjustment::update(&request.container, &request.linux_resources, self.detail);
         let mut records = Vec::new();
+        records.extend(self.leave_out(&container, left_out));
         for asked in &mut asked {
             let body = Body::Update(asked.change.clone());
             records.push(self.ask(&container, asked, body));
@@ -289,6 +291,13 @@ impl Audit {
         let mut lost = self.record(None, Body::Lost { records: 1 });
         lost.note = Some("a message of the runtime could not be decoded".to_owned());
         vec![lost]
+    }
+
+    fn leave_out(&mut self, container: &Arc<record::Container>, number: usize) -> Option<Record> {
+        let records = u64::try_from(number).ok().filter(|number| *number > 0)?;
+        let mut lost = self.record(Some(Arc::clone(container)), Body::Lost { records });
+        lost.note = Some("more adjustments than are recorded of one creation".to_owned());
+        Some(lost)
     }
 
     fn shown(&mut self, id: &str, container: &Container) -> Vec<Record> {
