@@ -256,7 +256,7 @@ fn hear(audit: &mut Audit, call: &Call) -> Heard {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 1000,
+        cases: 5000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
