@@ -593,7 +593,7 @@ impl Past {
             let Some(record) = record::decode(event.data) else { continue };
             let number = |key: &str| record.get(key).and_then(Value::as_u64);
             // RFC 8785 has no greater numbers, so that none of ours is.
-            let seq = number("seq").filter(|seq| *seq < 1 << 53);
+            let seq = number("seq").filter(|seq| *seq < (1 << 53) - 1);
             self.next_seq = self.next_seq.max(seq.map_or(0, |seq| seq.saturating_add(1)));
             let kind = text(&record, "kind");
             if matches!(kind, "adjustment" | "no_adjustment" | "baseline" | "unaudited_creation") {
