@@ -235,7 +235,8 @@ impl Plugin {
                     leave_by = Instant::now().checked_add(LEAVE_WITHIN);
                     continue;
                 }
-                (_, Some(latest)) if Instant::now() >= latest => return Ok(End::Told),
+                // Never with a call waiting, which may be a validation.
+                (Ready::Nothing, Some(latest)) if Instant::now() >= latest => return Ok(End::Told),
                 (Ready::Nothing, _) => continue,
                 (Ready::Read, _) => {}
             }
