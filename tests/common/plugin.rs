@@ -82,6 +82,16 @@ impl Plugin {
         fs::read_to_string(self.path("stderr")).unwrap_or_default()
     }
 
+    /// The same, once it says something: its words go by a thread of their own.
+    pub fn said_when(&self, what: &str) -> String {
+        let begin = Instant::now();
+        while !self.said().contains(what) {
+            assert!(begin.elapsed() < PATIENCE, "{what:?} is never said\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.said()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the plugin runs");
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
