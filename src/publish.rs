@@ -253,12 +253,11 @@ impl Publisher {
             _ => Error::Publish { path, source },
         }
     }
-}
 
-impl Drop for Publisher {
     /// Leaves the slices' times of change in the order in which they were served,
-    /// which is how the next server learns of it.
-    fn drop(&mut self) {
+    /// which is how the next server learns of it. Said and not left to a drop: a
+    /// thread of gRPC's may hold us until the process is gone.
+    pub fn leave_order(&self) {
         let kept = self.kept();
         let mut names: Vec<_> = kept.served.iter().collect();
         names.sort_by_key(|(_, served)| served.turn.load(Ordering::Relaxed));

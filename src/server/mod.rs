@@ -292,6 +292,7 @@ impl Server {
         }
         self.grpc.cancel_all_calls();
         let _ = finished.recv_timeout(SHUT_DOWN);
+        self.eventlog.leave_order();
     }
 }
 

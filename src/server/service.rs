@@ -104,6 +104,11 @@ impl Eventlog {
         }
     }
 
+    /// The last thing before the process ends.
+    pub fn leave_order(&self) {
+        self.publisher.leave_order();
+    }
+
     /// What this machine has, in a line, as far as it was read: this is for the main
     /// loop, which must not wait for a file.
     pub fn known(&self) -> String {
