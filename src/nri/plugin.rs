@@ -1,9 +1,10 @@
 //! The plugin's life: connect, register, answer, listen, connect again.
 //!
 //! The runtime fails a container's creation where validation is late, dead or in
-//! error. So every call is answered before it is understood, by a thread that waits
+//! error. So a validation is answered before it is understood, by a thread that waits
 //! for nothing but the socket; what it means is worked out behind the answer, and
-//! another thread brings it to the disk.
+//! another thread brings it to the disk. Configure and Synchronize alone are read
+//! first, for what their answers repeat of them.
 
 use std::env;
 use std::io::{self, Read, Write};
